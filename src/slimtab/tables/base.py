@@ -1,0 +1,190 @@
+"""The contract every embedding table keeps, and the registry methods enter by being defined."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from slimtab.errors import SlimtabError, nearest
+from slimtab.schema import Feature
+from slimtab.sizes import format_bytes
+from slimtab.tables.rows import RowsFactory
+
+_METHODS: dict[str, type[EmbeddingTable]] = {}
+
+
+@dataclass(frozen=True)
+class TableConfig(abc.ABC):
+    """The settings of one method. Subclasses add fields; all of them are plain values that YAML can hold."""
+
+    @classmethod
+    @abc.abstractmethod
+    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
+        """Return the fewest serving bytes this method can make of ``features`` at width ``dim``."""
+
+    @classmethod
+    @abc.abstractmethod
+    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> TableConfig:
+        """Return the largest setting within ``nbytes``, which is no less than :meth:`smallest_bytes`."""
+
+    @classmethod
+    def for_budget(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> TableConfig:
+        """Return the largest setting whose serving bytes do not exceed ``nbytes``.
+
+        Args:
+            features: the group the table will serve.
+            dim: output width.
+            nbytes: limit on serving bytes, every index and seed counted.
+            options: fields of this config that are not to be chosen by the budget.
+
+        Raises:
+            SlimtabError: when an option is unknown, or when even the smallest setting is larger, naming it.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for option in options:
+            if option not in known:
+                raise SlimtabError(f"{cls.__qualname__} has no option '{option}'{nearest(option, known)}")
+        smallest = cls.smallest_bytes(features, dim, **options)
+        if smallest > nbytes:
+            raise SlimtabError(
+                f"{cls.__qualname__.removesuffix('.Config')} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
+                f"its smallest size here is {format_bytes(smallest)} ({smallest} bytes); raise the budget or choose another method"
+            )
+        return cls._largest(features, dim, nbytes, **options)
+
+
+class FrozenTable(nn.Module, abc.ABC):
+    """A table for serving: buffers only, torch alone. Persistent buffers are what the file holds.
+
+    What the schema already says (offsets, numbers of ids) is kept in non-persistent buffers: it is
+    rebuilt on loading and takes no bytes in the file.
+    """
+
+    @abc.abstractmethod
+    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, width] for ``ids`` [N] int64 of the features ``slot`` [N] int64."""
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Turn pooled vectors [B, F, width] into [B, F, dim]; see :meth:`EmbeddingTable.project`."""
+        return pooled
+
+    def serve_bytes(self) -> int:
+        """Bytes of everything a lookup needs."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
+
+class EmbeddingTable(nn.Module, abc.ABC):
+    """Vectors for the ids of a group of features.
+
+    A table never sees jagged data: pooling, weights and id checks belong to the collection. Subclass it
+    with ``class QR(EmbeddingTable, method="qr")`` and a nested ``Config``; that registers the method.
+
+    Attributes:
+        method: registered name.
+        kind: class of the method, for listings (``static sharing``, ``width``, …).
+        paper: where the method comes from.
+        stages: what training walks through.
+        Config: the method's settings.
+        features: the group served, in slot order.
+        dim: output width.
+        width: width of what :meth:`lookup` returns, before :meth:`project`.
+    """
+
+    method: ClassVar[str]
+    kind: ClassVar[str]
+    paper: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ("train",)
+    Config: ClassVar[type[TableConfig]]
+
+    def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if method is None:
+            return
+        other = _METHODS.get(method)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise SlimtabError(
+                f"method '{method}' is already {other.__module__}.{other.__qualname__}; "
+                f"give {cls.__module__}.{cls.__qualname__} another name"
+            )
+        cls.method = method
+        _METHODS[method] = cls
+
+    def __init__(
+        self, config: TableConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+    ) -> None:
+        """Build the table.
+
+        Args:
+            config: settings, usually from ``Config.for_budget``.
+            features: the group, in slot order.
+            dim: output width.
+            make_rows: makes the storage of looked-up rows.
+            init_std: standard deviation each output coordinate starts with.
+        """
+        super().__init__()
+        self.config, self.features, self.dim = config, tuple(features), dim
+        self.width = dim
+
+    @abc.abstractmethod
+    def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, width] float32 for ``ids`` [N] int64 of the features ``slot`` [N] int64."""
+
+    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Call :meth:`lookup`, so that a table and its frozen form are called alike."""
+        return self.lookup(ids, slot)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Turn pooled vectors [B, F, width] into [B, F, dim]: a linear map per feature, none by default.
+
+        It comes after pooling because a linear map commutes with sum and mean, and costs less there.
+        """
+        return pooled
+
+    @abc.abstractmethod
+    def freeze(self) -> FrozenTable:
+        """Return the table for serving; it equals this one in eval mode on every id."""
+
+    def penalty(self) -> Tensor | None:
+        """Return what the method adds to the loss, a scalar, or None."""
+        return None
+
+    def on_step(self, step: int, total: int) -> None:
+        """Follow a schedule: called before step ``step`` of ``total``."""
+
+    def stats(self) -> dict[str, float]:
+        """Return figures for dashboards."""
+        return {}
+
+    def serve_bytes(self) -> int:
+        """Bytes of the frozen table: summed over its buffers."""
+        return self.freeze().serve_bytes()
+
+
+def methods() -> dict[str, type[EmbeddingTable]]:
+    """Return all methods by name: slimtab's own, then those of the entry-point group ``slimtab.tables``."""
+    package = importlib.import_module("slimtab.tables")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"slimtab.tables.{module.name}")
+    for entry in entry_points(group="slimtab.tables"):
+        entry.load()
+    return dict(sorted(_METHODS.items()))
+
+
+def get_method(name: str) -> type[EmbeddingTable]:
+    """Return the class of a method.
+
+    Raises:
+        SlimtabError: when no method has that name, naming the nearest.
+    """
+    known = methods()
+    if name not in known:
+        raise SlimtabError(f"no method '{name}'{nearest(name, known)}")
+    return known[name]

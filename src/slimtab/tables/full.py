@@ -1,0 +1,70 @@
+"""Full table: each id owns a row. The yardstick, and the largest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimtab.errors import SlimtabError
+from slimtab.schema import Feature
+from slimtab.tables.addressed import AddressedTable, Addressing
+from slimtab.tables.base import TableConfig
+from slimtab.tables.rows import RowsFactory
+
+
+@dataclass(frozen=True)
+class FullConfig(TableConfig):
+    """Nothing to set: n · dim floats."""
+
+    @classmethod
+    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
+        """Return 4 · n · dim."""
+        return 4 * dim * sum(feature.num_ids for feature in features)
+
+    @classmethod
+    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> FullConfig:
+        return cls(**options)
+
+
+class _Offsets(Addressing):
+    """The rows of all features stand in one matrix, one feature after another."""
+
+    offset: Tensor
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        super().__init__()
+        starts = [0, *accumulate(feature.num_ids for feature in features)][:-1]
+        self.register_buffer("offset", torch.tensor(starts), persistent=False)
+
+    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        return (ids + self.offset[slot])[:, None]
+
+
+class Full(AddressedTable, method="full"):
+    """One float32 row of ``dim`` for each id."""
+
+    kind = "none"
+    paper = "the uncompressed table"
+    Config = FullConfig
+
+    def __init__(
+        self, config: FullConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+    ) -> None:
+        """See :class:`~slimtab.tables.base.EmbeddingTable`.
+
+        Raises:
+            SlimtabError: when a feature's ids are hashes, which no table can hold one row each of.
+        """
+        super().__init__(config, features, dim, make_rows, init_std)
+        for feature in features:
+            if feature.encoding == "hash":
+                raise SlimtabError(
+                    f"feature '{feature.name}' has hashed ids and so no full table; choose hash or unified, or prepare with --ids vocab"
+                )
+        self.addressing = _Offsets(features)
+        self.rows = make_rows(sum(feature.num_ids for feature in features), dim, init_std)

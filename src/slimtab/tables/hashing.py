@@ -1,0 +1,54 @@
+"""64-bit mixing and salted hashing of ids into table rows, in plain int64 tensor arithmetic.
+
+The mixer is the finalizer of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014). Raw modulo of label-encoded ids is not a hash: ids sorted by frequency alias
+systematically. Salts are mixed themselves, so that neighbouring features and probes share no sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MULTIPLY_1 = 0xBF58476D1CE4E5B9 - 2**64  # torch has no uint64 arithmetic: two's complement wraps the same
+_MULTIPLY_2 = 0x94D049BB133111EB - 2**64
+_BITS = 31  # of the mixed word that choose the row; rows · 2**31 stays inside int64
+MAX_ROWS = 2**_BITS
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical (zero-filling) shift of int64, whose own shift copies the sign."""
+    return (x >> bits) & (2 ** (64 - bits) - 1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """Scramble int64 of any shape; a bijection, so distinct inputs never meet."""
+    x = (x ^ _shift_right(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift_right(x, 27)) * _MULTIPLY_2
+    return x ^ _shift_right(x, 31)
+
+
+def make_salts(names: Sequence[str], probes: int, seed: int = 0) -> Tensor:
+    """Return salts [len(names), probes] int64, fixed by feature name, probe number and ``seed``.
+
+    They depend on the name and not on the position, so adding a feature moves no other feature's rows.
+    """
+    words = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True) for name in names]
+    by_name = mix64(torch.tensor(words, dtype=torch.int64) ^ seed)
+    by_probe = mix64(torch.arange(1, probes + 1))
+    return mix64(by_name[:, None] ^ by_probe[None, :])
+
+
+def hash_rows(ids: Tensor, salt: Tensor, rows: Tensor | int) -> Tensor:
+    """Hash ``ids`` into ``[0, rows)``.
+
+    Args:
+        ids: int64, any shape, any value.
+        salt: int64, broadcast against ``ids``.
+        rows: table rows, at most 2³¹, broadcast against ``ids``.
+    """
+    top = _shift_right(mix64(ids ^ salt), 64 - _BITS)
+    return (top * rows) >> _BITS

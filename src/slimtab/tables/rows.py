@@ -1,0 +1,193 @@
+"""Where vectors live: a matrix of rows, looked up by number, trained plainly or with a fused optimizer.
+
+`PlainRows` holds an ordinary parameter: any torch optimizer trains it, and it slots into code that knows
+nothing of slimtab. `FusedRows` is the fast path: a step reads and writes only the rows it touches, and
+weight, momentum and variance of a row lie side by side, so each touched row costs one random read and one
+random write however large the table is. That beats fbgemm's fused CPU kernels (benchmarks/train.py), which
+offer no Adam on CPU.
+
+Weight decay in `FusedRows` reaches *every* row at *every* step, as the dense rule w ← (1 − lr·λ)·w does
+(Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019), at no cost per row: the table
+stores w divided by one scalar, and decaying the table means multiplying that scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Below this the scale is folded back into the rows: one pass over the table every few hundred to many
+# thousand steps, long before float32 runs out of range.
+_SMALLEST_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class RowOptimizer:
+    """The optimizer fused into a table's rows.
+
+    Attributes:
+        kind: ``adam`` (Kingma & Ba, ICLR 2015; moments move only when a row is touched) or
+            ``rowwise_adagrad`` (one accumulator per row, as DLRM uses).
+        lr: learning rate.
+        weight_decay: decoupled decay λ; every row loses the share lr·λ at each step.
+        betas: Adam's decay rates.
+        eps: added to the denominator.
+    """
+
+    kind: Literal["adam", "rowwise_adagrad"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def state_width(self, width: int) -> int:
+        """Optimizer floats kept beside each row of ``width`` floats."""
+        return 2 * width if self.kind == "adam" else 1
+
+
+class Rows(nn.Module):
+    """A matrix [num_rows, width] float32 that is only ever read by row number."""
+
+    num_rows: int
+    width: int
+
+    def forward(self, address: Tensor) -> Tensor:
+        """Return rows [N, width] for ``address`` [N] int64."""
+        raise NotImplementedError
+
+    def values(self) -> Tensor:
+        """Return all rows [num_rows, width], detached, for freezing and statistics."""
+        raise NotImplementedError
+
+    def train_bytes(self) -> int:
+        """Bytes held while training: values, and the optimizer state kept with them."""
+        raise NotImplementedError
+
+
+RowsFactory = Callable[[int, int, float], Rows]
+"""Makes rows: (num_rows, width, standard deviation of the start values) → Rows."""
+
+
+class PlainRows(Rows):
+    """Rows as an ordinary parameter, for any torch optimizer."""
+
+    def __init__(self, num_rows: int, width: int, init_std: float) -> None:
+        super().__init__()
+        self.num_rows, self.width = num_rows, width
+        self.weight = nn.Parameter(torch.empty(num_rows, width).normal_(0.0, init_std))
+
+    def forward(self, address: Tensor) -> Tensor:
+        """Return rows [N, width]; gradients reach ``weight``."""
+        return F.embedding(address, self.weight)
+
+    def values(self) -> Tensor:
+        """Return the weight, detached."""
+        return self.weight.detach()
+
+    def train_bytes(self) -> int:
+        """Bytes of the weight; its optimizer belongs to somebody else."""
+        return 4 * self.num_rows * self.width
+
+
+@dataclass
+class _Touched:
+    """The rows of one lookup, held until the optimizer step."""
+
+    address: Tensor  # [U] distinct row numbers
+    packed: Tensor  # [U, width + state], as stored
+    values: Tensor  # [U, width], the leaf that collects the gradient
+
+
+class FusedRows(Rows):
+    """Rows packed with their optimizer state; :meth:`step` applies what backward collected.
+
+    The buffer ``packed`` [num_rows, width + state] holds weight / scale, then the optimizer state;
+    ``scale`` is the decay all rows share; ``steps`` counts steps. All three are in ``state_dict``.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    steps: Tensor
+
+    def __init__(self, num_rows: int, width: int, init_std: float, optimizer: RowOptimizer) -> None:
+        super().__init__()
+        self.num_rows, self.width, self.optimizer = num_rows, width, optimizer
+        self.lr = optimizer.lr
+        packed = torch.zeros(num_rows, width + optimizer.state_width(width))
+        packed[:, :width] = torch.empty(num_rows, width).normal_(0.0, init_std)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._touched: list[_Touched] = []
+
+    def forward(self, address: Tensor) -> Tensor:
+        """Return rows [N, width]; while gradients are on, remember them for :meth:`step`."""
+        if not torch.is_grad_enabled():
+            return F.embedding(address, self.packed[:, : self.width]) * self.scale.item()
+        unique, inverse = torch.unique(address, return_inverse=True)
+        packed = self.packed.index_select(0, unique)
+        values = (packed[:, : self.width] * self.scale.item()).requires_grad_()
+        self._touched.append(_Touched(unique, packed, values))
+        return F.embedding(inverse, values)
+
+    def values(self) -> Tensor:
+        """Return a copy of all rows."""
+        return self.packed[:, : self.width] * self.scale.item()
+
+    def train_bytes(self) -> int:
+        """Bytes of weights and optimizer state."""
+        return 4 * self.packed.numel()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget rows touched since the last step."""
+        super().zero_grad(set_to_none)
+        self._touched.clear()
+
+    def grad_norm(self) -> float | None:
+        """Return the L2 norm of the collected gradient; None when no gradient has arrived."""
+        grads = [touched.values.grad for touched in self._touched if touched.values.grad is not None]
+        return float(torch.cat(grads).norm()) if grads else None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Decay every row, update the touched ones, and forget them."""
+        self.steps += 1
+        keep = 1.0 - self.lr * self.optimizer.weight_decay
+        self.scale *= keep
+        for earlier, touched in enumerate(self._touched):
+            if touched.values.grad is None:
+                continue
+            if earlier:  # another lookup of this step may have updated the same rows
+                touched.packed = self.packed.index_select(0, touched.address)
+                values = touched.packed[:, : self.width] * self.scale.item()
+            else:
+                values = touched.values.detach().mul_(keep)
+            self._update(values, touched.values.grad, touched.packed[:, self.width :])
+            touched.packed[:, : self.width] = values.div_(self.scale.item())
+            self.packed.index_copy_(0, touched.address, touched.packed)
+        self._touched.clear()
+        if self.scale < _SMALLEST_SCALE:
+            self.packed[:, : self.width] *= self.scale.item()
+            self.scale.fill_(1.0)
+
+    def _update(self, values: Tensor, grad: Tensor, state: Tensor) -> None:
+        """Move ``values`` [U, width] and ``state`` in place by one step of the optimizer."""
+        eps = self.optimizer.eps
+        if self.optimizer.kind == "adam":
+            beta1, beta2 = self.optimizer.betas
+            mean, square = state[:, : self.width], state[:, self.width :]
+            mean.lerp_(grad, 1 - beta1)
+            square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            t = int(self.steps)
+            # lr · m̂ / (√v̂ + eps), with both bias corrections folded into two scalars.
+            root = (1 - beta2**t) ** 0.5
+            denominator = square.sqrt().add_(eps * root)
+            values.addcdiv_(mean, denominator, value=-self.lr * root / (1 - beta1**t))
+        else:
+            state += grad.pow(2).mean(dim=1, keepdim=True)
+            values.addcdiv_(grad, state.sqrt().add_(eps), value=-self.lr)
