@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -166,6 +168,12 @@ class EmbeddingTable(nn.Module, abc.ABC):
     def serve_bytes(self) -> int:
         """Bytes of the frozen table: summed over its buffers."""
         return self.freeze().serve_bytes()
+
+    def bytes_by_feature(self) -> list[int]:
+        """Split :meth:`serve_bytes` over the features; where they share storage, by their numbers of ids."""
+        total, ids = self.serve_bytes(), [feature.num_ids for feature in self.features]
+        edges = [total * upto // sum(ids) for upto in accumulate(ids, initial=0)]
+        return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
 def methods() -> dict[str, type[EmbeddingTable]]:

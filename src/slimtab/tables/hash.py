@@ -37,18 +37,19 @@ class HashConfig(TableConfig):
     probes: int = 1
 
     @classmethod
-    def _seed_bytes(cls, features: Sequence[Feature], probes: int) -> int:
+    def seed_bytes(cls, features: Sequence[Feature], probes: int) -> int:
+        """Bytes of salts and rows per feature."""
         return 8 * len(features) * (probes + 1)  # salts, and rows per feature
 
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
         """Return one row per feature, and the seeds."""
-        return 4 * dim * len(features) + cls._seed_bytes(features, options.get("probes", 1))
+        return 4 * dim * len(features) + cls.seed_bytes(features, options.get("probes", 1))
 
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> HashConfig:
         sizes = [feature.num_ids for feature in features]
-        limit = (nbytes - cls._seed_bytes(features, options.get("probes", 1))) // (4 * dim)
+        limit = (nbytes - cls.seed_bytes(features, options.get("probes", 1))) // (4 * dim)
         threshold = _EXACT_PER_SHARE * limit / sum(sizes)
 
         def rows_at(share: float) -> list[int]:
@@ -112,3 +113,9 @@ class Hash(AddressedTable, method="hash"):
         self.addressing = _HashAddressing(features, config)
         # A mean of k rows has 1/k of their variance.
         self.rows = make_rows(sum(config.rows), dim, init_std * config.probes**0.5)
+
+    def bytes_by_feature(self) -> list[int]:
+        """Return the bytes of each feature's own rows and seeds."""
+        assert isinstance(self.config, HashConfig)
+        seeds = HashConfig.seed_bytes(self.features[:1], self.probes)
+        return [4 * self.dim * rows + seeds for rows in self.config.rows]

@@ -128,16 +128,16 @@ class FusedRows(Rows):
     def forward(self, address: Tensor) -> Tensor:
         """Return rows [N, width]; while gradients are on, remember them for :meth:`step`."""
         if not torch.is_grad_enabled():
-            return F.embedding(address, self.packed[:, : self.width]) * self.scale.item()
+            return F.embedding(address, self.packed[:, : self.width]) * self.scale.float()
         unique, inverse = torch.unique(address, return_inverse=True)
         packed = self.packed.index_select(0, unique)
-        values = (packed[:, : self.width] * self.scale.item()).requires_grad_()
+        values = (packed[:, : self.width] * self.scale.float()).requires_grad_()
         self._touched.append(_Touched(unique, packed, values))
         return F.embedding(inverse, values)
 
     def values(self) -> Tensor:
         """Return a copy of all rows."""
-        return self.packed[:, : self.width] * self.scale.item()
+        return self.packed[:, : self.width] * self.scale.float()
 
     def train_bytes(self) -> int:
         """Bytes of weights and optimizer state."""
@@ -153,6 +153,11 @@ class FusedRows(Rows):
         grads = [touched.values.grad for touched in self._touched if touched.values.grad is not None]
         return float(torch.cat(grads).norm()) if grads else None
 
+    def touched_norm(self) -> float:
+        """Return the L2 norm of the rows looked up since the last step; 0 when there are none."""
+        values = [touched.values.detach() for touched in self._touched]
+        return float(torch.cat(values).norm()) if values else 0.0
+
     @torch.no_grad()
     def step(self) -> None:
         """Decay every row, update the touched ones, and forget them."""
@@ -164,15 +169,15 @@ class FusedRows(Rows):
                 continue
             if earlier:  # another lookup of this step may have updated the same rows
                 touched.packed = self.packed.index_select(0, touched.address)
-                values = touched.packed[:, : self.width] * self.scale.item()
+                values = touched.packed[:, : self.width] * self.scale.float()
             else:
                 values = touched.values.detach().mul_(keep)
             self._update(values, touched.values.grad, touched.packed[:, self.width :])
-            touched.packed[:, : self.width] = values.div_(self.scale.item())
+            touched.packed[:, : self.width] = values.div_(self.scale.float())
             self.packed.index_copy_(0, touched.address, touched.packed)
         self._touched.clear()
         if self.scale < _SMALLEST_SCALE:
-            self.packed[:, : self.width] *= self.scale.item()
+            self.packed[:, : self.width] *= self.scale.float()
             self.scale.fill_(1.0)
 
     def _update(self, values: Tensor, grad: Tensor, state: Tensor) -> None:

@@ -1,0 +1,68 @@
+"""The ``slimtab`` command: one module per subcommand, imported only when it is the one asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import slimtab
+from slimtab.errors import SlimtabError
+
+# Each module offers HELP, EXAMPLE, add_arguments(parser) and run(args) -> figures, or None.
+_COMMANDS = ("prep", "synth", "plan", "train", "evaluate", "predict", "compare", "methods", "doctor")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 on success only."""
+    parser = _parser()
+    args, extra = parser.parse_known_args(arguments)
+    if extra:  # argparse cannot take positional words on both sides of an option
+        if not hasattr(args, "settings") or any(word.startswith("-") for word in extra):
+            parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        args.settings += extra
+    try:
+        figures = args.module.run(args)
+    except SlimtabError as error:
+        if args.debug:
+            raise
+        print(f"slimtab: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("slimtab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps(figures))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slimtab",
+        description="Make the embedding tables of click models small, and see what it costs.",
+        epilog="example: slimtab prep criteo train.txt data/criteo && slimtab train data/criteo --method unified --budget 10%% --run runs/u10",
+    )
+    parser.add_argument("--version", action="version", version=slimtab.__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        module: ModuleType = importlib.import_module(f"slimtab.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example: {module.EXAMPLE}".replace("%", "%%"),
+        )
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print figures as one JSON object on standard output")
+        command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        command.set_defaults(module=module)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The settings of a run: typed dataclasses, read from YAML with ``key=value`` overrides on top.
+
+This module imports neither torch nor slimtab's heavy parts, so that commands can show help at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from slimtab.errors import SlimtabError, nearest
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network.
+
+    Attributes:
+        name: ``deepfm``, ``dlrm`` or ``dcn``.
+        options: fields of that model's config, such as ``mlp`` or ``dropout``.
+    """
+
+    name: str = "deepfm"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """The embedding tables.
+
+    Attributes:
+        method: how they are made small.
+        budget: serving bytes, ``"10%"`` of the full table or a size like ``"4MB"``; null allows all.
+        dim: embedding width.
+        init_std: standard deviation each coordinate starts with.
+        options: fields of the method's config that the budget does not choose.
+    """
+
+    method: str = "full"
+    budget: str | int | None = None
+    dim: int = 16
+    init_std: float = 0.01
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How weights move.
+
+    Attributes:
+        rows: optimizer fused into the tables' rows.
+        rows_lr: its learning rate.
+        rows_weight_decay: decoupled decay of every row at every step.
+        lr: learning rate of the dense network (AdamW).
+        weight_decay: decoupled decay of the dense network.
+    """
+
+    rows: Literal["adam", "rowwise_adagrad"] = "adam"
+    rows_lr: float = 1e-3
+    rows_weight_decay: float = 0.0
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how.
+
+    Attributes:
+        epochs: at most this many passes over the training rows.
+        batch_size: rows per step.
+        eval_steps: validate every so many steps; null validates after each epoch.
+        patience: validations without a better logloss before training stops.
+        lr_drop: both learning rates are multiplied by this at each such validation.
+        checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
+        checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
+        log_steps: steps between points in TensorBoard.
+        threads: torch threads; null leaves torch's choice.
+    """
+
+    epochs: int = 20
+    batch_size: int = 4096
+    eval_steps: int | None = None
+    patience: int = 2
+    lr_drop: float = 0.1
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    log_steps: int = 20
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's outcome. ``config.yaml`` in a run folder holds one, resolved.
+
+    Attributes:
+        data: prepared dataset folder.
+        run: run folder.
+        seed: of start values, dropout and shuffling.
+        model: the network.
+        table: the embedding tables.
+        optimizer: how weights move.
+        training: how long and how.
+    """
+
+    data: str = ""
+    run: str = ""
+    seed: int = 0
+    model: ModelSettings = field(default_factory=ModelSettings)
+    table: TableSettings = field(default_factory=TableSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as :func:`build_config` takes them."""
+        return dataclasses.asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write YAML at ``path``, beside first and then renamed."""
+        beside = path.with_name(path.name + ".tmp")
+        beside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        beside.replace(path)
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file and lay overrides over it.
+
+    Args:
+        path: YAML file, or None to begin from the defaults.
+        overrides: values by dotted key (``{"table.method": "hash"}``).
+        assignments: ``key=value`` texts with dotted keys and YAML values; they win over all else.
+
+    Raises:
+        SlimtabError: on an unreadable file, an unknown key (naming the nearest), or a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SlimtabError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise SlimtabError(f"config file {path} holds no keys; see config.yaml in any run folder for the form")
+    for key, value in overrides.items():
+        _assign(values, key, value)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SlimtabError(f"'{text}' is not of the form key=value, such as optimizer.lr=0.001")
+        _assign(values, key, yaml.safe_load(value))
+    return build_config(values)
+
+
+def build_config(values: Mapping[str, Any]) -> RunConfig:
+    """Turn plain values into a :class:`RunConfig`, checking every key and type.
+
+    Raises:
+        SlimtabError: on an unknown key or a value of the wrong type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    _check_keys(RunConfig, values, "")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", type=RunConfig, default=RunConfig())
+    try:
+        parsed = parser.parse_object({"config": dict(values)})
+        config = parser.instantiate_classes(parsed).config
+    except (ArgumentError, TypeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SlimtabError("config: " + " ".join(lines[:3]).replace("config.", "")) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise SlimtabError(f"config key '{key}': '{parent}' is a value, not a group of keys")
+    values[last] = value
+
+
+def _check_keys(settings: type[Any], values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise SlimtabError(f"config key '{where.rstrip('.')}' is a group of keys, not a value")
+    types = get_type_hints(settings)
+    for key, value in values.items():
+        if key not in types:
+            raise SlimtabError(f"config has no key '{where}{key}'{nearest(str(key), types)}")
+        if dataclasses.is_dataclass(types[key]):
+            _check_keys(types[key], value, f"{where}{key}.")

@@ -1,0 +1,70 @@
+"""Bytes before training: what a method makes of a schema and a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from slimtab.collection import TableCollection
+from slimtab.config import OptimizerSettings
+from slimtab.schema import Feature, Schema
+from slimtab.tables.base import methods
+from slimtab.training.optimizers import Optimizers, fused_rows
+
+# Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.
+CRITEO_KAGGLE = (
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
+    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+)  # fmt: skip
+
+
+def plan(
+    schema: Schema, method: str, budget: str | int | None = None, dim: int = 16, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return bytes of the full tables, of serving and of training, in all and by feature.
+
+    Nothing is allocated: the table is built on torch's meta device.
+
+    Args:
+        schema: of the dataset.
+        method: registered name.
+        budget: as in :meth:`TableCollection.build`.
+        dim: embedding width.
+        options: fields of the method's config.
+
+    Raises:
+        SlimtabError: when the method is unknown or cannot reach the budget.
+    """
+    with torch.device("meta"):
+        tables = TableCollection.build(schema.features, dim, method, budget, options, fused_rows(OptimizerSettings()))
+        table = tables.table
+        by_feature = table.bytes_by_feature()
+        return {
+            "method": method,
+            "num_ids": sum(feature.num_ids for feature in schema.features),
+            "full_bytes": schema.full_bytes(dim),
+            "serve_bytes": table.serve_bytes(),
+            "train_bytes": Optimizers(tables, OptimizerSettings()).train_bytes(),
+            "features": [
+                {"name": f.name, "num_ids": f.num_ids, "full_bytes": 4 * dim * f.num_ids, "serve_bytes": nbytes}
+                for f, nbytes in zip(table.features, by_feature, strict=True)
+            ],
+        }
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Return name, class, paper, stages and smallest share of every method, on Criteo Kaggle at width 16."""
+    features = [Feature(f"C{number}", num_ids) for number, num_ids in enumerate(CRITEO_KAGGLE, start=1)]
+    full = 4 * 16 * sum(CRITEO_KAGGLE)
+    return [
+        {
+            "name": name,
+            "class": table.kind,
+            "paper": table.paper,
+            "stages": list(table.stages),
+            "smallest_share": table.Config.smallest_bytes(features, 16) / full,
+        }
+        for name, table in methods().items()
+    ]

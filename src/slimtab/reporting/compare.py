@@ -1,0 +1,98 @@
+"""Runs side by side: quality against bytes, averaged over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from slimtab.errors import SlimtabError
+from slimtab.sizes import format_bytes
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One setting, over all its seeds.
+
+    Attributes:
+        model: network.
+        method: compression method.
+        share: serving bytes over bytes of the full tables.
+        runs: metrics of its runs.
+    """
+
+    model: str
+    method: str
+    share: float
+    runs: tuple[dict[str, Any], ...]
+
+    def mean(self, *keys: str) -> float:
+        """Mean of a figure over the runs; ``keys`` walk into ``metrics.json``."""
+        return mean(self._values(keys))
+
+    def spread(self, *keys: str) -> float | None:
+        """Standard deviation over the runs; None for a single one."""
+        return stdev(self._values(keys)) if len(self.runs) > 1 else None
+
+    def _values(self, keys: Sequence[str]) -> list[float]:
+        values = []
+        for run in self.runs:
+            value: Any = run
+            for key in keys:
+                value = value[key]
+            values.append(float(value))
+        return values
+
+
+def load_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Read ``metrics.json`` of each run folder.
+
+    Raises:
+        SlimtabError: when a folder holds no finished run, or the runs are of different data.
+    """
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise SlimtabError(f"{folder} holds no finished run ({error}); `slimtab train` it to the end first") from error
+    prints = {run["data"]["fingerprint"] for run in runs}
+    if len(prints) > 1:
+        raise SlimtabError("the runs were trained on differently prepared data and cannot be compared; compare those of one dataset")
+    return runs
+
+
+def contenders(runs: Iterable[dict[str, Any]]) -> list[Contender]:
+    """Group runs that differ only in their seed; largest tables first."""
+
+    def setting(run: dict[str, Any]) -> tuple[float, str, str]:
+        return (-run["serve_bytes"] / run["full_bytes"], run["model"], run["method"])
+
+    return [
+        Contender(model, method, -share, tuple(group))
+        for (share, model, method), group in groupby(sorted(runs, key=setting), key=setting)
+    ]
+
+
+def markdown(rows: Sequence[Contender]) -> str:
+    """Return a Markdown table of contenders."""
+    lines = [
+        "| model | method | tables | of full | test AUC | test logloss | rows/s | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row.model} | {row.method} | {format_bytes(row.mean('serve_bytes'))} | {row.share:.2%} "
+        f"| {_with_spread(row, 'auc')} | {_with_spread(row, 'logloss')} "
+        f"| {row.mean('rows_per_second'):,.0f} | {len(row.runs)} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _with_spread(row: Contender, figure: str) -> str:
+    spread = row.spread("test", figure)
+    return f"{row.mean('test', figure):.4f}" + ("" if spread is None else f" ± {spread:.4f}")

@@ -1,0 +1,177 @@
+"""A run: a config in, a run folder out. What `slimtab train` does, callable from Python."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import slimtab
+from slimtab.collection import TableCollection
+from slimtab.config import RunConfig, load_config
+from slimtab.data.loader import Loader
+from slimtab.errors import SlimtabError
+from slimtab.models.base import build_model
+from slimtab.reporting.progress import ProgressBar
+from slimtab.reporting.tensorboard import TensorBoard, write_outcome
+from slimtab.schema import Schema
+from slimtab.serving.freeze import freeze
+from slimtab.sizes import Budget
+from slimtab.tables.base import EmbeddingTable
+from slimtab.training.metrics import Metrics, evaluate
+from slimtab.training.observer import Observer
+from slimtab.training.optimizers import fused_rows
+from slimtab.training.trainer import Trainer
+
+
+def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+    """Train, score the test rows once, freeze, and write the run folder.
+
+    An unfinished run in the folder is continued from its last checkpoint and ends as it would have;
+    a finished one is returned as it is.
+
+    Args:
+        config: settings; ``data`` and ``run`` are needed.
+        observers: told about steps and validations, beside the progress bar and TensorBoard.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        SlimtabError: when the folder holds a run with other settings, or anything is wrong with them.
+    """
+    started = time.monotonic()
+    data, folder = _folders(config)
+    schema = Schema.load(data / "schema.json")
+    finished = _open_run(config, folder, schema)
+    if finished is not None:
+        return finished
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.seed)
+    tables = TableCollection.build(
+        schema.features,
+        config.table.dim,
+        config.table.method,
+        config.table.budget,
+        config.table.options,
+        fused_rows(config.optimizer),
+        config.table.init_std,
+    )
+    model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
+    size = config.training.batch_size
+    trainer = Trainer(
+        model,
+        Loader(data, "train", size, shuffle=True, seed=config.seed),
+        Loader(data, "valid", 4 * size, shuffle=False),
+        config,
+        folder / "checkpoints",
+        [ProgressBar(), TensorBoard(folder / "tb"), *observers],
+    )
+    valid = trainer.fit()
+    test = evaluate(model, Loader(data, "test", 4 * size, shuffle=False))
+    metrics = _metrics(config, schema, data, trainer, valid, test, time.monotonic() - started)
+    freeze(model, data, folder / "frozen", metrics)
+    write_outcome(folder / "tb", config, metrics, trainer.step)
+    _write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _folders(config: RunConfig) -> tuple[Path, Path]:
+    if not config.data:
+        raise SlimtabError("no dataset folder given; name one, as in `slimtab train data/criteo --run runs/a`")
+    if not config.run:
+        raise SlimtabError("no run folder given; add --run runs/NAME")
+    return Path(config.data), Path(config.run)
+
+
+def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any] | None:
+    """Make or reopen the run folder; return the metrics when the run is over."""
+    path = folder / "config.yaml"
+    if path.exists():
+        _check_same(load_config(path, {}), config, folder)
+        known = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        if known != schema.to_dict():
+            raise SlimtabError(f"{config.data} has changed since {folder} was begun; choose another --run")
+        if (folder / "metrics.json").exists():
+            metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            return metrics
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "dataset.json", schema.to_dict())
+    config.save(path)
+    return None
+
+
+def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
+    before, now = _flat(old.to_dict()), _flat(new.to_dict())
+    for key in before.keys() | now.keys():
+        # Where the folders lie does not decide the outcome: data is compared by its schema.
+        if key not in ("run", "data") and before.get(key) != now.get(key):
+            raise SlimtabError(
+                f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; choose another --run, or the old settings"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _metrics(
+    config: RunConfig, schema: Schema, data: Path, trainer: Trainer, valid: Metrics, test: Metrics, seconds: float
+) -> dict[str, Any]:
+    table = trainer.model.tables.table
+    assert isinstance(table, EmbeddingTable)
+    full, serve = schema.full_bytes(config.table.dim), table.serve_bytes()
+    budget = None if config.table.budget is None else Budget.parse(config.table.budget).resolve(full)
+    return {
+        "run": config.run,
+        "method": table.method,
+        "model": config.model.name,
+        "dim": config.table.dim,
+        "seed": config.seed,
+        "budget_bytes": budget,
+        "full_bytes": full,
+        "train_bytes": trainer.optimizers.train_bytes(),
+        "serve_bytes": serve,
+        "vocab_bytes": _vocabulary_bytes(schema, data),
+        "checkpoint_bytes": max(path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")),
+        "valid": valid.to_dict(),
+        "test": test.to_dict(),
+        "epochs": trainer.step / len(trainer.train_rows),
+        "steps": trainer.step,
+        "rows_per_second": trainer.rows_per_second,
+        "wall_seconds": seconds,
+        "table_stats": table.stats(),
+        "data": {"path": config.data, "rows": schema.rows, "fingerprint": schema.fingerprint()},
+        "versions": {
+            "slimtab": slimtab.__version__,
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "numpy": version("numpy"),
+        },
+    }
+
+
+def _vocabulary_bytes(schema: Schema, data: Path) -> int:
+    """Bytes of the dictionaries from raw token to id that must be served beside the tables."""
+    kept = [feature.name for feature in schema.features if feature.encoding == "vocab"]
+    return sum((data / "vocab" / f"{name}.parquet").stat().st_size for name in kept)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,71 @@
+"""Checkpoints: one safetensors file each, so loading never runs code, and a rename makes each one whole.
+
+Tensors (weights, optimizer state, generator state) are the file's tensors; everything else (loader
+position, early stopping, learning rates) is JSON in its header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from slimtab.errors import SlimtabError
+
+_KEPT = 2  # the newest, and one more in case the newest is damaged from outside
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and JSON ``metadata`` beside ``path``, flush to disk, rename.
+
+    Raises:
+        SlimtabError: when the disk is full or not writable; what was at ``path`` stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            beside,
+            metadata={"slimtab": json.dumps(metadata)},
+        )
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise SlimtabError(f"cannot write {path} ({error}); free some space or choose another folder") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what :func:`write_tensors` wrote.
+
+    Raises:
+        SlimtabError: when the file is absent or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["slimtab"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SlimtabError(f"{path} is missing or damaged ({error}); delete it to go on without it") from error
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write ``step-<step>.safetensors`` in ``folder`` and drop all but the newest few."""
+    path = folder / f"step-{step:010d}.safetensors"
+    write_tensors(path, tensors, state)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-_KEPT]:
+        old.unlink()
+    return path
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint, or None; leftovers of an interrupted write do not count."""
+    return max(folder.glob("step-*.safetensors"), default=None)

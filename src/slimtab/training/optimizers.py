@@ -1,0 +1,84 @@
+"""One handle on everything that moves weights: AdamW for dense parameters, fused optimizers for rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimtab.config import OptimizerSettings
+from slimtab.tables.rows import FusedRows, RowOptimizer, RowsFactory
+
+
+def fused_rows(settings: OptimizerSettings) -> RowsFactory:
+    """Return a factory of rows that carry their optimizer with them."""
+    optimizer = RowOptimizer(settings.rows, settings.rows_lr, settings.rows_weight_decay)
+
+    def make(num_rows: int, width: int, init_std: float) -> FusedRows:
+        return FusedRows(num_rows, width, init_std, optimizer)
+
+    return make
+
+
+class Optimizers:
+    """Steps dense parameters and fused rows together.
+
+    Args:
+        model: its parameters go to AdamW, its :class:`FusedRows` step themselves.
+        settings: learning rates and decay.
+    """
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        self.rows = {name: module for name, module in model.named_modules() if isinstance(module, FusedRows)}
+        self.dense = torch.optim.AdamW(
+            list(model.parameters()), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self.dense.zero_grad(set_to_none=True)
+        for rows in self.rows.values():
+            rows.zero_grad()
+
+    def step(self) -> None:
+        """Apply all gradients."""
+        self.dense.step()
+        for rows in self.rows.values():
+            rows.step()
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply every learning rate."""
+        for group in self.dense.param_groups:
+            group["lr"] *= factor
+        for rows in self.rows.values():
+            rows.lr *= factor
+
+    def train_bytes(self) -> int:
+        """Bytes of all dense parameters and rows with their optimizer state."""
+        dense = sum(p.numel() * p.element_size() for group in self.dense.param_groups for p in group["params"])
+        return 3 * dense + sum(rows.train_bytes() for rows in self.rows.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return AdamW's state by ``index.name``. The rows' own state is in the model's ``state_dict``."""
+        state: dict[int, dict[str, Tensor]] = self.dense.state_dict()["state"]
+        return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """Return learning rates: what :meth:`tensors` cannot hold."""
+        return {
+            "lr": [group["lr"] for group in self.dense.param_groups],
+            "rows_lr": {name: rows.lr for name, rows in self.rows.items()},
+        }
+
+    def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Restore what :meth:`tensors` and :meth:`scalars` returned."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+        self.dense.load_state_dict({**self.dense.state_dict(), "state": state})
+        for group, lr in zip(self.dense.param_groups, scalars["lr"], strict=True):
+            group["lr"] = lr
+        for name, rows in self.rows.items():
+            rows.lr = scalars["rows_lr"][name]

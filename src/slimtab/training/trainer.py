@@ -1,0 +1,189 @@
+"""The training loop: steps, validations, checkpoints, and going on where a killed run stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from slimtab.batch import Batch
+from slimtab.config import RunConfig
+from slimtab.data.loader import Loader
+from slimtab.errors import SlimtabError
+from slimtab.models.base import CTRModel
+from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
+from slimtab.training.health import health_figures, warn_untrained
+from slimtab.training.metrics import Metrics, evaluate
+from slimtab.training.observer import Observer, StepReport
+from slimtab.training.optimizers import Optimizers
+from slimtab.training.plateau import Plateau
+
+
+class Trainer:
+    """Trains a model on a dataset; validation decides when to stop and which weights are kept.
+
+    Args:
+        model: the model, with its tables.
+        train: training rows, shuffled.
+        valid: validation rows.
+        config: settings; ``optimizer`` and ``training`` matter here.
+        checkpoints: folder for checkpoints. When it holds one, training goes on from it.
+        observers: told about steps and validations.
+    """
+
+    def __init__(
+        self,
+        model: CTRModel,
+        train: Loader,
+        valid: Loader,
+        config: RunConfig,
+        checkpoints: Path,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.model, self.train_rows, self.valid_rows = model, train, valid
+        self.settings, self.checkpoints, self.observers = config.training, checkpoints, observers
+        self.optimizers = Optimizers(model, config.optimizer)
+        self.plateau = Plateau(self.settings.patience)
+        self.total = self.settings.epochs * len(train)
+        self.step = 0
+        self.seconds = 0.0  # spent in training steps, over all sittings
+        self.best: Metrics | None = None
+        self.finished = False
+
+    @property
+    def rows_per_second(self) -> float:
+        """Training rows per second, validations and checkpoints left out."""
+        return self.step * self.train_rows.batch_size / max(self.seconds, 1e-9)
+
+    def fit(self) -> Metrics:
+        """Train to the end and leave the best weights in the model.
+
+        Returns:
+            Metrics of the best validation.
+
+        Raises:
+            SlimtabError: when the loss is not finite, naming the step.
+        """
+        self._resume()
+        try:
+            while not self.finished:
+                self._train_epoch()
+        finally:
+            for observer in self.observers:
+                observer.on_end()
+        weights, _ = read_tensors(self._best_path)
+        self.model.load_state_dict(weights)
+        assert self.best is not None
+        return self.best
+
+    def _train_epoch(self) -> None:
+        """Train from the loader's position to the end of the epoch, or until training is over."""
+        self.model.train()
+        started = logged_at = saved_at = time.perf_counter()
+        logged_step = self.step
+        for batch in self.train_rows:
+            logging = self.step % self.settings.log_steps == 0
+            loss, figures = self._train_step(batch, logging)
+            now = time.perf_counter()
+            if logging:
+                rows = (self.step - logged_step) * self.train_rows.batch_size
+                self._log(loss, rows / (now - logged_at), figures)
+                logged_at, logged_step = now, self.step
+            validate = self._is_validation()
+            if validate or self._is_checkpoint(now - saved_at):
+                self.seconds += now - started
+                if validate:
+                    self._validate()
+                self._save()
+                started = logged_at = saved_at = time.perf_counter()
+            if self.finished:
+                return
+        self.seconds += time.perf_counter() - started
+
+    def _train_step(self, batch: Batch, logging: bool) -> tuple[float, dict[str, float]]:
+        """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
+        table = self.model.tables.table
+        table.on_step(self.step, self.total)
+        self.optimizers.zero_grad()
+        loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise SlimtabError(
+                f"the loss is {value} at step {self.step}; lower optimizer.lr and optimizer.rows_lr, "
+                "or look for extreme values in the numeric columns"
+            )
+        penalty = table.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        if self.step == 0:
+            warn_untrained(self.model)
+        figures = health_figures(self.model, batch) if logging else {}
+        self.optimizers.step()
+        self.step += 1
+        return value, figures
+
+    def _log(self, loss: float, rows_per_second: float, figures: dict[str, float]) -> None:
+        epoch = self.step / len(self.train_rows)
+        report = StepReport(self.step, self.total, epoch, loss, rows_per_second, figures)
+        for observer in self.observers:
+            observer.on_log(report)
+
+    def _is_validation(self) -> bool:
+        every = self.settings.eval_steps or len(self.train_rows)
+        return self.step % every == 0 or self.step == self.total
+
+    def _is_checkpoint(self, seconds: float) -> bool:
+        every = self.settings.checkpoint_steps
+        return seconds > 60 * self.settings.checkpoint_minutes or (every is not None and self.step % every == 0)
+
+    def _validate(self) -> None:
+        metrics = evaluate(self.model, self.valid_rows)
+        best = self.plateau.update(metrics.logloss)
+        if best:
+            self.best = metrics
+            write_tensors(self._best_path, self.model.state_dict(), {"step": self.step})
+        else:
+            self.optimizers.scale_lr(self.settings.lr_drop)
+        self.finished = self.plateau.stop or self.step == self.total
+        for observer in self.observers:
+            observer.on_validation(self.step, metrics, best)
+
+    @property
+    def _best_path(self) -> Path:
+        return self.checkpoints / "best.safetensors"
+
+    def _save(self) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
+        tensors["generator"] = torch.get_rng_state()
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "best": self.best and self.best.to_dict(),
+            "plateau": self.plateau.state_dict(),
+            "loader": self.train_rows.state_dict(),
+            "optimizer": self.optimizers.scalars(),
+        }
+        save_checkpoint(self.checkpoints, self.step, tensors, state)
+
+    def _resume(self) -> None:
+        path = latest_checkpoint(self.checkpoints)
+        if path is None:
+            return
+        tensors, state = read_tensors(path)
+
+        def part(prefix: str) -> dict[str, Any]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.optimizers.load(part("optimizer."), state["optimizer"])
+        torch.set_rng_state(tensors["generator"])
+        self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
+        self.best = state["best"] and Metrics(**state["best"])
+        self.plateau = Plateau(**state["plateau"])
+        self.train_rows.load_state_dict(state["loader"])
