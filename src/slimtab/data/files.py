@@ -1,0 +1,44 @@
+"""Files that are either whole or absent: written beside, flushed to disk, renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slimtab.errors import SlimtabError
+from slimtab.sizes import format_bytes
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Give a path to write to; when the block ends well, the file stands complete at ``path``."""
+    beside = path.with_name(path.name + ".tmp")
+    yield beside
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn "no space left" into a line that says what to do.
+
+    Raises:
+        SlimtabError: when the disk or quota is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = format_bytes(shutil.disk_usage(folder).free)
+        raise SlimtabError(
+            f"the disk of {folder} is full ({free} left); free some space and run the same command again, "
+            "it goes on where it stopped"
+        ) from error

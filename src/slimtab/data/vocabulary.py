@@ -1,0 +1,70 @@
+"""A vocabulary in memory: token → id, for whole columns at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from slimtab.data.tokens import hash_tokens
+from slimtab.errors import SlimtabError
+
+PARQUET_SCHEMA = pa.schema([("token", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
+
+
+class Vocabulary:
+    """The tokens of one feature, found by binary search over their sorted hashes.
+
+    Beside the tokens it holds 12 bytes for each; a lookup compares the token itself, so an unknown token
+    never passes for a known one.
+
+    Args:
+        tokens: the tokens [N] of ids 1 … N, in the order of their ids.
+    """
+
+    def __init__(self, tokens: pa.ChunkedArray | pa.Array) -> None:
+        chunks = tokens.chunks if isinstance(tokens, pa.ChunkedArray) else [tokens]
+        # Offsets of 64 bits: the tokens together may exceed 2 GiB.
+        self.tokens = pa.chunked_array(chunks, pa.string()).cast(pa.large_string()).combine_chunks()
+        self._salt = 0
+        while True:
+            hashes = np.concatenate([hash_tokens(chunk, self._salt) for chunk in chunks] or [np.empty(0, np.int64)])
+            order = np.argsort(hashes, kind="stable")
+            self._hashes = hashes[order]
+            if not (self._hashes[1:] == self._hashes[:-1]).any():
+                break
+            self._salt += 1  # Two tokens share a hash, once in a million vocabularies: another salt parts them.
+        self._ids = order.astype(np.int32) + np.int32(1)
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read ``vocab/<column>.parquet``.
+
+        Raises:
+            SlimtabError: when the file is absent or damaged.
+        """
+        try:
+            table = pq.read_table(path, columns=["token"])
+        except (OSError, pa.ArrowException) as error:
+            raise SlimtabError(f"vocabulary {path} cannot be read ({error}); prepare the dataset again") from error
+        return cls(table["token"].slice(1))
+
+    def __len__(self) -> int:
+        """Number of tokens, without the out-of-vocabulary row."""
+        return len(self.tokens)
+
+    def ids(self, tokens: pa.StringArray) -> np.ndarray:
+        """Return the ids [M] int32 of tokens [M], 0 for those out of vocabulary."""
+        if len(self) == 0 or len(tokens) == 0:
+            return np.zeros(len(tokens), dtype=np.int32)
+        hashes = hash_tokens(tokens, self._salt)
+        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
+        ids = np.where(self._hashes[places] == hashes, self._ids[places], np.int32(0))
+        known = np.flatnonzero(ids)
+        stored = self.tokens.take(pa.array(ids[known] - 1))
+        same = pc.equal(stored, tokens.take(pa.array(known)).cast(pa.large_string()))
+        ids[known[~same.to_numpy(zero_copy_only=False)]] = 0
+        return ids
