@@ -39,7 +39,7 @@ class Shard:
     def __init__(self, path: Path, schema: Schema) -> None:
         self.path = path
         try:
-            self._file = pa.ipc.open_file(pa.OSFile(str(path)))
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
             self.batch_rows = [self._file.get_batch(n).num_rows for n in range(self._file.num_record_batches)]
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from error
