@@ -37,6 +37,10 @@ class TableCollection(nn.Module):
             ``oov`` reads row 0. It is never read as another row.
     """
 
+    table: EmbeddingTable | FrozenTable
+    _bound: Tensor
+    _averaged: Tensor
+
     def __init__(
         self,
         table: EmbeddingTable | FrozenTable,
@@ -48,7 +52,9 @@ class TableCollection(nn.Module):
         self.table, self.features, self.dim, self.check_ids = table, tuple(features), dim, check_ids
         self._one_hot = sum(not feature.multi_hot for feature in self.features)
         if any(feature.multi_hot for feature in self.features[: self._one_hot]):
-            raise SlimtabError("one-hot features come before multi-hot ones in a collection; sort the features")
+            raise SlimtabError(
+                "one-hot features come before multi-hot ones in a collection; sort the features"
+            )
         # What the schema says, kept out of state_dict: bounds of ids, and which bags are averaged.
         bounds = [f.num_ids if f.encoding == "vocab" else torch.iinfo(torch.int64).max for f in self.features]
         self.register_buffer("_bound", torch.tensor(bounds), persistent=False)
@@ -106,7 +112,9 @@ class TableCollection(nn.Module):
             parts.append(self.table(flat, slot).view(batch.size, self._one_hot, -1))
         if self._one_hot < len(self.features):
             if batch.ragged is None:
-                raise SlimtabError(f"the batch holds no multi-hot ids, but '{self.features[-1].name}' needs them")
+                raise SlimtabError(
+                    f"the batch holds no multi-hot ids, but '{self.features[-1].name}' needs them"
+                )
             order = self._order(batch.ragged.keys, self._one_hot, len(self.features))
             slots = torch.tensor([self._slot_of[key] for key in batch.ragged.keys], device=ids.device)
             pooled = self._pool(batch.ragged.values, batch.ragged.lengths, slots, None)
@@ -175,11 +183,12 @@ class TableCollection(nn.Module):
         pooled = vectors.new_zeros(features * size, vectors.shape[1]).index_add(0, bag, vectors)
         pooled = pooled.view(features, size, -1)
         count = torch.where(self._averaged[slots][:, None], lengths, 1).clamp(min=1)
-        return (pooled / count[..., None]).transpose(0, 1)
+        averaged: Tensor = pooled / count[..., None]
+        return averaged.transpose(0, 1)
 
     def _checked(self, ids: Tensor, slot: Tensor, row_at: Callable[[int], int]) -> Tensor:
         """Return ``ids`` with none outside its feature's range; ``row_at`` tells the row of a position."""
-        outside = (ids < 0) | (ids >= self._bound[slot])
+        outside: Tensor = (ids < 0) | (ids >= self._bound[slot])
         if self.check_ids == "oov":
             return ids.masked_fill(outside, 0)
         if bool(outside.any()):
@@ -187,8 +196,9 @@ class TableCollection(nn.Module):
             feature = self.features[int(slot[position])]
             allowed = f"0 … {feature.num_ids - 1}" if feature.encoding == "vocab" else "0 … 2^63 − 1"
             raise SlimtabError(
-                f"feature '{feature.name}', row {row_at(position)} of the batch: id {int(ids[position])} is outside "
-                f"{allowed}; encode the rows with this model's vocabulary, or set check_ids to oov"
+                f"feature '{feature.name}', row {row_at(position)} of the batch: "
+                f"id {int(ids[position])} is outside {allowed}; "
+                "encode the rows with this model's vocabulary, or set check_ids to oov"
             )
         return ids
 
@@ -205,6 +215,8 @@ class TableCollection(nn.Module):
             wanted = [feature.name for feature in self.features[start:stop]]
             missing = [name for name in wanted if name not in keys]
             if missing:
-                raise SlimtabError(f"feature '{missing[0]}' is missing from the batch; it holds {', '.join(keys) or 'none'}")
+                raise SlimtabError(
+                    f"feature '{missing[0]}' is missing from the batch; it holds {', '.join(keys) or 'none'}"
+                )
             self._orders[keys, start] = tuple(keys.index(name) for name in wanted)
         return self._orders[keys, start]

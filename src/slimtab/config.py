@@ -127,7 +127,9 @@ class RunConfig:
         beside.replace(path)
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
+def load_config(
+    path: Path | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()
+) -> RunConfig:
     """Read a YAML file and lay overrides over it.
 
     Args:
@@ -136,16 +138,19 @@ def load_config(path: Path | None, overrides: Mapping[str, Any], assignments: It
         assignments: ``key=value`` texts with dotted keys and YAML values; they win over all else.
 
     Raises:
-        SlimtabError: on an unreadable file, an unknown key (naming the nearest), or a value of the wrong type.
+        SlimtabError: on an unreadable file, an unknown key (naming the nearest), a value of the wrong type.
     """
     values: dict[str, Any] = {}
     if path is not None:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SlimtabError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split())
+            raise SlimtabError(f"config file {path} cannot be read: {reason}") from error
         if not isinstance(values, dict):
-            raise SlimtabError(f"config file {path} holds no keys; see config.yaml in any run folder for the form")
+            raise SlimtabError(
+                f"config file {path} holds no keys; see config.yaml in any run folder for the form"
+            )
     for key, value in overrides.items():
         _assign(values, key, value)
     for text in assignments:

@@ -10,7 +10,7 @@ import torch
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
 from slimtab.schema import Feature, Schema
-from slimtab.tables.base import methods
+from slimtab.tables.base import EmbeddingTable, methods
 from slimtab.training.optimizers import Optimizers, fused_rows
 
 # Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.
@@ -21,7 +21,11 @@ CRITEO_KAGGLE = (
 
 
 def plan(
-    schema: Schema, method: str, budget: str | int | None = None, dim: int = 16, options: Mapping[str, Any] | None = None
+    schema: Schema,
+    method: str,
+    budget: str | int | None = None,
+    dim: int = 16,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return bytes of the full tables, of serving and of training, in all and by feature.
 
@@ -38,8 +42,11 @@ def plan(
         SlimtabError: when the method is unknown or cannot reach the budget.
     """
     with torch.device("meta"):
-        tables = TableCollection.build(schema.features, dim, method, budget, options, fused_rows(OptimizerSettings()))
+        tables = TableCollection.build(
+            schema.features, dim, method, budget, options, fused_rows(OptimizerSettings())
+        )
         table = tables.table
+        assert isinstance(table, EmbeddingTable)
         by_feature = table.bytes_by_feature()
         return {
             "method": method,
@@ -48,7 +55,12 @@ def plan(
             "serve_bytes": table.serve_bytes(),
             "train_bytes": Optimizers(tables, OptimizerSettings()).train_bytes(),
             "features": [
-                {"name": f.name, "num_ids": f.num_ids, "full_bytes": 4 * dim * f.num_ids, "serve_bytes": nbytes}
+                {
+                    "name": f.name,
+                    "num_ids": f.num_ids,
+                    "full_bytes": 4 * dim * f.num_ids,
+                    "serve_bytes": nbytes,
+                }
                 for f, nbytes in zip(table.features, by_feature, strict=True)
             ],
         }

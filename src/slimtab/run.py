@@ -85,7 +85,9 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
 
 def _folders(config: RunConfig) -> tuple[Path, Path]:
     if not config.data:
-        raise SlimtabError("no dataset folder given; name one, as in `slimtab train data/criteo --run runs/a`")
+        raise SlimtabError(
+            "no dataset folder given; name one, as in `slimtab train data/criteo --run runs/a`"
+        )
     if not config.run:
         raise SlimtabError("no run folder given; add --run runs/NAME")
     return Path(config.data), Path(config.run)
@@ -115,12 +117,13 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
         # Where the folders lie does not decide the outcome: data is compared by its schema.
         if key not in ("run", "data") and before.get(key) != now.get(key):
             raise SlimtabError(
-                f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; choose another --run, or the old settings"
+                f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; "
+                "choose another --run, or the old settings"
             )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
@@ -130,7 +133,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _metrics(
-    config: RunConfig, schema: Schema, data: Path, trainer: Trainer, valid: Metrics, test: Metrics, seconds: float
+    config: RunConfig,
+    schema: Schema,
+    data: Path,
+    trainer: Trainer,
+    valid: Metrics,
+    test: Metrics,
+    seconds: float,
 ) -> dict[str, Any]:
     table = trainer.model.tables.table
     assert isinstance(table, EmbeddingTable)
@@ -147,7 +156,9 @@ def _metrics(
         "train_bytes": trainer.optimizers.train_bytes(),
         "serve_bytes": serve,
         "vocab_bytes": _vocabulary_bytes(schema, data),
-        "checkpoint_bytes": max(path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")),
+        "checkpoint_bytes": max(
+            path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
+        ),
         "valid": valid.to_dict(),
         "test": test.to_dict(),
         "epochs": trainer.step / len(trainer.train_rows),

@@ -99,7 +99,7 @@ class Schema:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        names = [column.name for column in (*self.numerics, *self.features)]
+        names = [column.name for column in self.numerics] + [column.name for column in self.features]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SlimtabError(f"column '{twice[0]}' appears twice in the schema; give each column one role")
@@ -144,7 +144,8 @@ class Schema:
         version = plain.get("format_version")
         if version != FORMAT_VERSION:
             raise SlimtabError(
-                f"dataset format version {version} is not {FORMAT_VERSION}, which this slimtab reads; prepare it again"
+                f"dataset format version {version} is not {FORMAT_VERSION}, which this slimtab reads; "
+                "prepare it again"
             )
         try:
             return cls(
@@ -169,7 +170,9 @@ class Schema:
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise SlimtabError(f"no dataset at {path.parent}: {path.name} is missing; make one with `slimtab prep`") from error
+            raise SlimtabError(
+                f"no dataset at {path.parent}: {path.name} is missing; make one with `slimtab prep`"
+            ) from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SlimtabError(f"{path} cannot be read ({error}); prepare the dataset again") from error
         return cls.from_dict(plain)

@@ -34,7 +34,9 @@ def parse_bytes(text: str | int) -> int:
         return text
     match = _SIZE.fullmatch(text)
     if match is None or match.group(2).lower() not in _UNITS:
-        raise SlimtabError(f"'{text}' is not a size; write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
+        raise SlimtabError(
+            f"'{text}' is not a size; write bytes, or a number with KB, MB, GB, KiB, MiB or GiB"
+        )
     return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
 
 

@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slimtab",
         description="Make the embedding tables of click models small, and see what it costs.",
-        epilog="example: slimtab prep criteo train.txt data/criteo && slimtab train data/criteo --method unified --budget 10%% --run runs/u10",
+        epilog="example: slimtab prep criteo train.txt data/criteo && "
+        "slimtab train data/criteo --method unified --budget 10%% --run runs/u10",
     )
     parser.add_argument("--version", action="version", version=slimtab.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {module.EXAMPLE}".replace("%", "%%"),
         )
         module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print figures as one JSON object on standard output")
+        command.add_argument(
+            "--json", action="store_true", help="print figures as one JSON object on standard output"
+        )
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         command.set_defaults(module=module)
     return parser

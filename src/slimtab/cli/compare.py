@@ -13,9 +13,15 @@ EXAMPLE = "slimtab compare runs/full runs/h10 runs/u10 -o comparison"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders; runs that differ only in their seed are averaged")
-    parser.add_argument("-o", "--out", type=Path, default=Path("comparison"), help="folder for table.md and auc_bytes.png")
-    parser.add_argument("--seed", type=int, default=0, help="accepted by every command; a comparison does not depend on it")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders; runs that differ only in their seed are averaged"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("comparison"), help="folder for table.md and auc_bytes.png"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="accepted by every command; a comparison does not depend on it"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,11 +16,15 @@ EXAMPLE = "slimtab plan data/criteo --method unified --budget 10%"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", type=Path, help="dataset folder made by `slimtab prep`")
-    parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help="options of the method, such as probes=2")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key=value", help="options of the method, such as probes=2"
+    )
     parser.add_argument("--method", default="full", help="`slimtab methods` lists them (default full)")
     parser.add_argument("--budget", help="serving bytes: 10%% of the full tables, or a size like 4MB")
     parser.add_argument("--dim", type=int, default=16, help="embedding width (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="accepted by every command; a plan does not depend on it")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="accepted by every command; a plan does not depend on it"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,8 +47,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             (f["name"], f"{f['num_ids']:,}", format_bytes(f["full_bytes"]), format_bytes(f["serve_bytes"]))
             for f in figures["features"]
         ]
-        total = ("all", f"{figures['num_ids']:,}", format_bytes(figures["full_bytes"]), format_bytes(figures["serve_bytes"]))
+        total = (
+            "all",
+            f"{figures['num_ids']:,}",
+            format_bytes(figures["full_bytes"]),
+            format_bytes(figures["serve_bytes"]),
+        )
         print(columns([*lines, total]))
         share = figures["serve_bytes"] / figures["full_bytes"]
-        print(f"{args.method}: {share:.2%} of the full tables; {format_bytes(figures['train_bytes'])} while training")
+        print(
+            f"{args.method}: {share:.2%} of the full tables; "
+            f"{format_bytes(figures['train_bytes'])} while training"
+        )
     return figures

@@ -10,18 +10,26 @@ from typing import Any
 from slimtab.cli.render import table
 
 HELP = "train a model with compressed tables; the same command resumes a run that was stopped"
-EXAMPLE = "slimtab train data/criteo --model deepfm --method unified --budget 10% --run runs/u10 optimizer.lr=0.0005"
+EXAMPLE = "slimtab train data/criteo --method unified --budget 10% --run runs/u10 optimizer.lr=0.0005"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", nargs="?", help="dataset folder made by `slimtab prep`")
-    parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help="further settings, as in config.yaml")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; config.yaml of any run is one")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key=value", help="further settings, as in config.yaml"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file of settings; config.yaml of any run is one"
+    )
     parser.add_argument("--run", metavar="FOLDER", help="run folder; an unfinished run in it is continued")
     parser.add_argument("--model", help="deepfm (default), dlrm or dcn")
-    parser.add_argument("--method", help="how tables are made small; `slimtab methods` lists them (default full)")
-    parser.add_argument("--budget", help="serving bytes of the tables: 10%% of the full ones, or a size like 4MB")
+    parser.add_argument(
+        "--method", help="how tables are made small; `slimtab methods` lists them (default full)"
+    )
+    parser.add_argument(
+        "--budget", help="serving bytes of the tables: 10%% of the full ones, or a size like 4MB"
+    )
     parser.add_argument("--dim", type=int, help="embedding width (default 16)")
     parser.add_argument("--seed", type=int, help="of start values, dropout and shuffling (default 0)")
 
@@ -43,9 +51,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "table.dim": args.dim,
         "seed": args.seed,
     }
-    config = load_config(args.config, {key: value for key, value in given.items() if value is not None}, args.settings)
+    config = load_config(
+        args.config, {key: value for key, value in given.items() if value is not None}, args.settings
+    )
     metrics = train_run(config)
     if not args.json:
         print(table([metrics]))
-        print(f"run folder: {metrics['run']}   watch it: tensorboard --logdir {metrics['run']}", file=sys.stderr)
+        print(
+            f"run folder: {metrics['run']}   watch it: tensorboard --logdir {metrics['run']}", file=sys.stderr
+        )
     return metrics

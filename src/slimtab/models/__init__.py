@@ -1,1 +1,1 @@
-
+"""Click models over a table collection: deepfm, dlrm, dcn."""

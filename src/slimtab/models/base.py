@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class CTRModel(nn.Module, abc.ABC):
 def mlp(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Return linear layers ``widths[0] → widths[1] → …``, each followed by ReLU and dropout."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))

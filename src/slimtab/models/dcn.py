@@ -65,4 +65,5 @@ class DCN(CTRModel, name="dcn"):
         crossed = first
         for layer in self.cross:
             crossed = layer(first, crossed)
-        return self.output(torch.cat([crossed, self.deep(first)], dim=1)).squeeze(1)
+        logit: Tensor = self.output(torch.cat([crossed, self.deep(first)], dim=1))
+        return logit.squeeze(1)

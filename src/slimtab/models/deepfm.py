@@ -50,7 +50,8 @@ class DeepFM(CTRModel, name="deepfm"):
         logit = vectors[:, :, 0].sum(dim=1) + pairwise_products(vectors[:, :, 1:])
         if self.linear is not None:
             logit = logit + self.linear(dense).squeeze(1)
-        return logit + self.output(self.deep(torch.cat([vectors.flatten(1), dense], dim=1))).squeeze(1)
+        deep: Tensor = self.output(self.deep(torch.cat([vectors.flatten(1), dense], dim=1)))
+        return logit + deep.squeeze(1)
 
 
 def pairwise_products(vectors: Tensor) -> Tensor:

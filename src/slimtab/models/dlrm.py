@@ -53,4 +53,5 @@ class DLRM(CTRModel, name="dlrm"):
             beside = self.bottom(dense)
             vectors = torch.cat([beside[:, None], vectors], dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
-        return self.output(self.top(torch.cat([beside, products], dim=1))).squeeze(1)
+        logit: Tensor = self.output(self.top(torch.cat([beside, products], dim=1)))
+        return logit.squeeze(1)

@@ -1,1 +1,1 @@
-
+"""What a run shows of itself: progress, TensorBoard, comparisons, plots."""

@@ -54,16 +54,24 @@ def load_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         SlimtabError: when a folder holds no finished run, or the runs are of different data.
     """
-    runs = []
-    for folder in folders:
-        try:
-            runs.append(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise SlimtabError(f"{folder} holds no finished run ({error}); `slimtab train` it to the end first") from error
+    runs = [_load_run(folder) for folder in folders]
     prints = {run["data"]["fingerprint"] for run in runs}
     if len(prints) > 1:
-        raise SlimtabError("the runs were trained on differently prepared data and cannot be compared; compare those of one dataset")
+        raise SlimtabError(
+            "the runs were trained on differently prepared data and cannot be compared; "
+            "compare those of one dataset"
+        )
     return runs
+
+
+def _load_run(folder: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SlimtabError(
+            f"{folder} holds no finished run ({error}); `slimtab train` it to the end first"
+        ) from error
+    return run
 
 
 def contenders(runs: Iterable[dict[str, Any]]) -> list[Contender]:

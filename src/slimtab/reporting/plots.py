@@ -48,7 +48,14 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
             capsize=3,
         )
         for size, auc, row in zip(sizes, aucs, points, strict=True):
-            axes.annotate(f"{row.share:.0%}" if row.share >= 0.01 else f"{row.share:.1%}", (size, auc), (8, 6), textcoords="offset points", fontsize=9, color=colour)
+            axes.annotate(
+                f"{row.share:.0%}" if row.share >= 0.01 else f"{row.share:.1%}",
+                (size, auc),
+                (8, 6),
+                textcoords="offset points",
+                fontsize=9,
+                color=colour,
+            )
         if method == "full":
             axes.axhline(aucs[-1], color=colour, linestyle="--", linewidth=1, alpha=0.6)
     axes.set_xscale("log")
@@ -58,7 +65,9 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
     axes.set_xlabel("serving bytes of the embedding tables (log scale)")
     axes.set_ylabel("test AUC")
     seeds = max(len(row.runs) for row in rows)
-    axes.set_title("Quality against size" + (f" (mean ± standard deviation of {seeds} seeds)" if seeds > 1 else ""))
+    axes.set_title(
+        "Quality against size" + (f" (mean ± standard deviation of {seeds} seeds)" if seeds > 1 else "")
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     beside = path.with_name(path.name + ".tmp")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
 
+if TYPE_CHECKING:
+    from typing_extensions import Never
+
 
 class ProgressBar(Observer):
     """Shows steps, loss and rows per second, and a line for each validation."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
 
-    def _at(self, step: int, total: int | None) -> tqdm[None]:
+    def _at(self, step: int, total: int | None) -> tqdm[Never]:
         if self._bar is None:
-            self._bar = tqdm(total=total, unit="step", delay=2, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+            hidden = not sys.stderr.isatty()
+            self._bar = tqdm(total=total, unit="step", delay=2, disable=hidden, dynamic_ncols=True)
         self._bar.update(step - self._bar.n)
         return self._bar
 
@@ -30,8 +35,10 @@ class ProgressBar(Observer):
     def on_validation(self, step: int, metrics: Metrics, best: bool) -> None:
         """Print the validation's figures above the bar."""
         mark = "  best" if best else ""
-        line = f"step {step}: valid AUC {metrics.auc:.4f}, logloss {metrics.logloss:.4f}, calibration {metrics.calibration:.3f}{mark}"
-        tqdm.write(line, file=sys.stderr)
+        quality = (
+            f"AUC {metrics.auc:.4f}, logloss {metrics.logloss:.4f}, calibration {metrics.calibration:.3f}"
+        )
+        tqdm.write(f"step {step}: valid {quality}{mark}", file=sys.stderr)
 
     def on_end(self) -> None:
         """Close the bar."""

@@ -1,1 +1,1 @@
-
+"""Embedding tables: the contract, the rows, and one file per method."""

@@ -33,6 +33,7 @@ class FrozenRows(FrozenTable):
     """Rows, the addressing that finds them, and perhaps a projection per feature."""
 
     weight: Tensor
+    projection: Tensor | None
 
     def __init__(
         self, addressing: Addressing, weight: Tensor, probes: int, combine: Combine, projection: Tensor | None

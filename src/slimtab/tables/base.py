@@ -50,15 +50,17 @@ class TableConfig(abc.ABC):
         Raises:
             SlimtabError: when an option is unknown, or when even the smallest setting is larger, naming it.
         """
+        name = cls.__qualname__.removesuffix("Config").rstrip(".").lower()
         known = [field.name for field in dataclasses.fields(cls)]
         for option in options:
             if option not in known:
-                raise SlimtabError(f"{cls.__qualname__} has no option '{option}'{nearest(option, known)}")
+                raise SlimtabError(f"{name} has no option '{option}'{nearest(option, known)}")
         smallest = cls.smallest_bytes(features, dim, **options)
         if smallest > nbytes:
             raise SlimtabError(
-                f"{cls.__qualname__.removesuffix('.Config')} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
-                f"its smallest size here is {format_bytes(smallest)} ({smallest} bytes); raise the budget or choose another method"
+                f"{name} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
+                f"its smallest size here is {format_bytes(smallest)} ({smallest} bytes); "
+                "raise the budget or choose another method"
             )
         return cls._largest(features, dim, nbytes, **options)
 
@@ -120,7 +122,12 @@ class EmbeddingTable(nn.Module, abc.ABC):
         _METHODS[method] = cls
 
     def __init__(
-        self, config: TableConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+        self,
+        config: TableConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
     ) -> None:
         """Build the table.
 

@@ -53,7 +53,12 @@ class Full(AddressedTable, method="full"):
     Config = FullConfig
 
     def __init__(
-        self, config: FullConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+        self,
+        config: FullConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
     ) -> None:
         """See :class:`~slimtab.tables.base.EmbeddingTable`.
 
@@ -64,7 +69,8 @@ class Full(AddressedTable, method="full"):
         for feature in features:
             if feature.encoding == "hash":
                 raise SlimtabError(
-                    f"feature '{feature.name}' has hashed ids and so no full table; choose hash or unified, or prepare with --ids vocab"
+                    f"feature '{feature.name}' has hashed ids and so no full table; "
+                    "choose hash or unified, or prepare with --ids vocab"
                 )
         self.addressing = _Offsets(features)
         self.rows = make_rows(sum(feature.num_ids for feature in features), dim, init_std)

@@ -84,7 +84,9 @@ class _HashAddressing(Addressing):
 
     def __init__(self, features: Sequence[Feature], config: HashConfig) -> None:
         super().__init__()
-        exact = [f.encoding == "vocab" and rows >= f.num_ids for f, rows in zip(features, config.rows, strict=True)]
+        exact = [
+            f.encoding == "vocab" and rows >= f.num_ids for f, rows in zip(features, config.rows, strict=True)
+        ]
         self.register_buffer("salt", make_salts([feature.name for feature in features], config.probes))
         self.register_buffer("size", torch.tensor(config.rows))
         self.register_buffer("offset", torch.tensor([0, *accumulate(config.rows)][:-1]), persistent=False)
@@ -105,7 +107,12 @@ class Hash(AddressedTable, method="hash"):
     combine = "mean"
 
     def __init__(
-        self, config: HashConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+        self,
+        config: HashConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
     ) -> None:
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)

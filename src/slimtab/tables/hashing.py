@@ -21,7 +21,8 @@ MAX_ROWS = 2**_BITS
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical (zero-filling) shift of int64, whose own shift copies the sign."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    mask: int = 2 ** (64 - bits) - 1
+    return (x >> bits) & mask
 
 
 def mix64(x: Tensor) -> Tensor:
@@ -36,7 +37,10 @@ def make_salts(names: Sequence[str], probes: int, seed: int = 0) -> Tensor:
 
     They depend on the name and not on the position, so adding a feature moves no other feature's rows.
     """
-    words = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True) for name in names]
+    words = [
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+        for name in names
+    ]
     by_name = mix64(torch.tensor(words, dtype=torch.int64) ^ seed)
     by_probe = mix64(torch.arange(1, probes + 1))
     return mix64(by_name[:, None] ^ by_probe[None, :])

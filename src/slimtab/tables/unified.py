@@ -40,7 +40,10 @@ class UnifiedConfig(TableConfig):
     @classmethod
     def _fixed_bytes(cls, features: Sequence[Feature], dim: int, config: UnifiedConfig) -> int:
         if dim % config.probes:
-            raise SlimtabError(f"unified reads {config.probes} rows per id, which does not divide the width {dim}; set probes to a divisor")
+            raise SlimtabError(
+                f"unified reads {config.probes} rows per id, which does not divide the width {dim}; "
+                "set probes to a divisor"
+            )
         return len(features) * (8 * config.probes + (4 * dim * dim if config.project else 0))
 
     @classmethod
@@ -78,7 +81,12 @@ class Unified(AddressedTable, method="unified"):
     Config = UnifiedConfig
 
     def __init__(
-        self, config: UnifiedConfig, features: Sequence[Feature], dim: int, make_rows: RowsFactory, init_std: float
+        self,
+        config: UnifiedConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
     ) -> None:
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)

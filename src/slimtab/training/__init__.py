@@ -1,1 +1,1 @@
-
+"""Training: the loop, checkpoints, optimizers, metrics."""

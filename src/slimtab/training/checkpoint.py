@@ -40,7 +40,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         beside.replace(path)
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
-        raise SlimtabError(f"cannot write {path} ({error}); free some space or choose another folder") from error
+        raise SlimtabError(
+            f"cannot write {path} ({error}); free some space or choose another folder"
+        ) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -54,7 +56,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads(file.metadata()["slimtab"])
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SlimtabError(f"{path} is missing or damaged ({error}); delete it to go on without it") from error
+        raise SlimtabError(
+            f"{path} is missing or damaged ({error}); delete it to go on without it"
+        ) from error
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:

@@ -34,7 +34,11 @@ def health_figures(model: CTRModel, batch: Batch) -> dict[str, float]:
 
 def warn_untrained(model: CTRModel) -> None:
     """Warn of each parameter or table that the first backward pass brought no gradient."""
-    silent = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    silent = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
     silent += [name for name, rows in _fused(model).items() if rows.grad_norm() is None]
     for name in silent:
         warnings.warn(f"'{name}' gets no gradient: nothing the loss depends on reads it", stacklevel=2)

@@ -56,7 +56,9 @@ class Optimizers:
 
     def train_bytes(self) -> int:
         """Bytes of all dense parameters and rows with their optimizer state."""
-        dense = sum(p.numel() * p.element_size() for group in self.dense.param_groups for p in group["params"])
+        dense: int = sum(
+            p.numel() * p.element_size() for group in self.dense.param_groups for p in group["params"]
+        )
         return 3 * dense + sum(rows.train_bytes() for rows in self.rows.values())
 
     def tensors(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from slimtab.config import RunConfig
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel
+from slimtab.tables.base import EmbeddingTable
 from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.metrics import Metrics, evaluate
@@ -76,8 +77,7 @@ class Trainer:
         finally:
             for observer in self.observers:
                 observer.on_end()
-        weights, _ = read_tensors(self._best_path)
-        self.model.load_state_dict(weights)
+        self._load_best()
         assert self.best is not None
         return self.best
 
@@ -108,6 +108,7 @@ class Trainer:
     def _train_step(self, batch: Batch, logging: bool) -> tuple[float, dict[str, float]]:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
         table = self.model.tables.table
+        assert isinstance(table, EmbeddingTable)
         table.on_step(self.step, self.total)
         self.optimizers.zero_grad()
         loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
@@ -118,7 +119,7 @@ class Trainer:
                 "or look for extreme values in the numeric columns"
             )
         penalty = table.penalty()
-        (loss if penalty is None else loss + penalty).backward()
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
         if self.step == 0:
             warn_untrained(self.model)
         figures = health_figures(self.model, batch) if logging else {}
@@ -138,7 +139,9 @@ class Trainer:
 
     def _is_checkpoint(self, seconds: float) -> bool:
         every = self.settings.checkpoint_steps
-        return seconds > 60 * self.settings.checkpoint_minutes or (every is not None and self.step % every == 0)
+        return seconds > 60 * self.settings.checkpoint_minutes or (
+            every is not None and self.step % every == 0
+        )
 
     def _validate(self) -> None:
         metrics = evaluate(self.model, self.valid_rows)
@@ -146,11 +149,16 @@ class Trainer:
         if best:
             self.best = metrics
             write_tensors(self._best_path, self.model.state_dict(), {"step": self.step})
-        else:
+        else:  # click models overfit within an epoch: go on from the best weights, more carefully
+            self._load_best()
             self.optimizers.scale_lr(self.settings.lr_drop)
         self.finished = self.plateau.stop or self.step == self.total
         for observer in self.observers:
             observer.on_validation(self.step, metrics, best)
+
+    def _load_best(self) -> None:
+        weights, _ = read_tensors(self._best_path)
+        self.model.load_state_dict(weights)
 
     @property
     def _best_path(self) -> Path:
@@ -178,7 +186,9 @@ class Trainer:
         tensors, state = read_tensors(path)
 
         def part(prefix: str) -> dict[str, Any]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
 
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."), state["optimizer"])
