@@ -5,7 +5,7 @@ worker.py. In a round every contender runs a few steps while the others wait; a 
 round, never between runs.
 
     python benchmarks/interleave.py --reference dense \\
-        "dense=.venv/bin/python benchmarks/peers/dense_alone.py" \\
+        "dense=.venv/bin/python benchmarks/train_slimtab.py --method none" \\
         "fuxictr=benchmarks/peers/.venv-fuxictr/bin/python benchmarks/peers/train_fuxictr.py --ids 500000"
 """
 

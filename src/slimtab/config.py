@@ -55,14 +55,16 @@ class OptimizerSettings:
     Attributes:
         rows: optimizer fused into the tables' rows.
         rows_lr: its learning rate.
-        rows_weight_decay: decoupled decay of every row at every step.
+        rows_decay: decay of every row, per epoch: over one pass of the training rows, a row that nothing
+            touches shrinks to e^(−rows_decay) of itself. It is spread evenly over the steps, and falls with
+            the learning rate. Per epoch rather than per step, so that it means the same for any number of rows.
         lr: learning rate of the dense network (AdamW).
         weight_decay: decoupled decay of the dense network.
     """
 
     rows: Literal["adam", "rowwise_adagrad"] = "adam"
     rows_lr: float = 1e-3
-    rows_weight_decay: float = 0.0
+    rows_decay: float = 2.0
     lr: float = 1e-3
     weight_decay: float = 0.0
 

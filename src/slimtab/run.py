@@ -54,6 +54,8 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         return finished
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
+    size = config.training.batch_size
+    train = Loader(data, "train", size, shuffle=True, seed=config.seed)
     torch.manual_seed(config.seed)
     tables = TableCollection.build(
         schema.features,
@@ -61,14 +63,13 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         config.table.method,
         config.table.budget,
         config.table.options,
-        fused_rows(config.optimizer),
+        fused_rows(config.optimizer, len(train)),
         config.table.init_std,
     )
     model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
-    size = config.training.batch_size
     trainer = Trainer(
         model,
-        Loader(data, "train", size, shuffle=True, seed=config.seed),
+        train,
         Loader(data, "valid", 4 * size, shuffle=False),
         config,
         folder / "checkpoints",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimtab.sizes import format_bytes
+
+if TYPE_CHECKING:
+    from slimtab.data.readers import Reject
+
+_SHOWN_REJECTS = 5
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -39,3 +45,12 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
 
     rule = "  ".join("─" * width for width in widths)
     return "\n".join([row(lines[0]), rule, *(row(line) for line in lines[1:])])
+
+
+def report_rejects(rejects: Sequence[Reject]) -> None:
+    """Say on standard error which rows were malformed: how many, and the first few with their reasons."""
+    if not rejects:
+        return
+    print(f"{len(rejects):,} malformed rows left out; the first:", file=sys.stderr)
+    for reject in rejects[:_SHOWN_REJECTS]:
+        print(f"  line {reject.line}: {reject.reason}", file=sys.stderr)

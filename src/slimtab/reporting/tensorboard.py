@@ -72,7 +72,7 @@ def write_outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], step
         "budget": str(config.table.budget or "full"),
         "dim": config.table.dim,
         "rows_lr": config.optimizer.rows_lr,
-        "rows_weight_decay": config.optimizer.rows_weight_decay,
+        "rows_decay": config.optimizer.rows_decay,
         "lr": config.optimizer.lr,
         "batch_size": config.training.batch_size,
         "seed": config.seed,

@@ -38,7 +38,7 @@ def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> N
     beside.mkdir(parents=True)
     write_tensors(beside / "tables.safetensors", model.tables.freeze().state_dict(), {})
     write_tensors(beside / "dense.safetensors", _dense_state(model), {})
-    Encoder.from_dataset(data).save(beside / "encoder")
+    Encoder.load(data).save(beside / "encoder")
     build = {
         "model": model.name,
         "model_options": dataclasses.asdict(model.config),

@@ -35,6 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             beside,
             metadata={"slimtab": json.dumps(metadata)},
         )
+        beside.chmod(0o644)  # safetensors makes it readable by its owner alone
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)

@@ -11,9 +11,15 @@ from slimtab.config import OptimizerSettings
 from slimtab.tables.rows import FusedRows, RowOptimizer, RowsFactory
 
 
-def fused_rows(settings: OptimizerSettings) -> RowsFactory:
-    """Return a factory of rows that carry their optimizer with them."""
-    optimizer = RowOptimizer(settings.rows, settings.rows_lr, settings.rows_weight_decay)
+def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> RowsFactory:
+    """Return a factory of rows that carry their optimizer with them.
+
+    Args:
+        settings: ``rows``, ``rows_lr`` and ``rows_decay`` matter here.
+        steps_per_epoch: over which an epoch's decay is spread.
+    """
+    decay = settings.rows_decay / (settings.rows_lr * steps_per_epoch)
+    optimizer = RowOptimizer(settings.rows, settings.rows_lr, decay)
 
     def make(num_rows: int, width: int, init_std: float) -> FusedRows:
         return FusedRows(num_rows, width, init_std, optimizer)

@@ -1,0 +1,49 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+SHARED ?= ../shared/data
+
+.PHONY: setup demo test check format bench docs clean
+
+setup: $(VENV)/.ready
+
+# The order matters: torch first (the CPU build is pinned), then torchrec and fbgemm without their own
+# dependencies, which name CUDA builds, then slimtab with the rest.
+$(VENV)/.ready: pyproject.toml requirements/torch.txt requirements/torchrec-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -r requirements/torch.txt
+	$(PIP) install -q --no-deps -r requirements/torchrec-cpu.txt
+	$(PIP) install -q -e '.[dev]'
+	$(PY) -m slimtab.cli doctor
+	touch $@
+
+demo: setup  ## raw file → prep → train → compare; DATA=file takes a Criteo-format file of yours
+	$(PY) examples/demo.py $(if $(DATA),--data $(DATA))
+
+test: setup
+	SLIMTAB_SHARED_DATA=$(abspath $(SHARED)) $(PY) -m pytest -n 2
+
+check: setup
+	$(VENV)/bin/ruff check src tests examples data_prep benchmarks
+	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell src tests examples data_prep benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+
+format: setup
+	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks
+	$(VENV)/bin/ruff format src tests examples data_prep benchmarks
+
+bench: setup  ## all benchmarks; peers are installed into environments of their own
+	benchmarks/peers/setup.sh
+	$(PY) benchmarks/prep.py
+	$(PY) benchmarks/loader.py
+	$(PY) benchmarks/train.py
+	$(PY) benchmarks/quality.py
+
+docs: README.md docs/index.md
+	@echo "docs/ is plain Markdown: start at docs/index.md"
+
+clean:
+	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

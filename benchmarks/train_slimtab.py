@@ -1,0 +1,104 @@
+"""slimtab's own DeepFM step, trained when told to (see worker.py).
+
+``--method none`` is the floor: the same network fed embeddings made beforehand, as leaves that ask for their
+gradient, because a step with tables has to compute it too. No table can make a step faster than that.
+
+``--method fbgemm`` puts fbgemm's table-batched embedding, with its row-wise Adagrad fused into backward, under
+the same network: the engine that `FusedRows` has to beat.
+"""
+
+import worker
+import workload
+
+
+def main() -> None:
+    parser = worker.arguments(__doc__)
+    parser.add_argument("--method", default="full", help="a method of slimtab, 'none' or 'fbgemm'")
+    parser.add_argument("--budget", default=None)
+    parser.add_argument("--rows", default="adam", choices=("adam", "rowwise_adagrad"))
+    options = parser.parse_args()
+    channel = worker.claim_stdout()
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    from slimtab.batch import Batch
+    from slimtab.collection import TableCollection
+    from slimtab.config import OptimizerSettings
+    from slimtab.models.base import build_model
+    from slimtab.schema import Feature
+    from slimtab.training.optimizers import Optimizers, fused_rows
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    features = [Feature(f"C{i + 1}", size) for i, size in enumerate(workload.sizes(options.ids))]
+    settings = OptimizerSettings(
+        rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE
+    )
+    bare = options.method in ("none", "fbgemm")
+    count = min(options.batches, 8) if options.method == "none" else options.batches
+    tables = TableCollection.build(
+        [Feature(f.name, 4) for f in features] if bare else features,
+        worker.DIM,
+        "full" if bare else options.method,
+        None if bare else options.budget,
+        make_rows=fused_rows(settings, steps_per_epoch=1000),
+    )
+    model = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN}).train()
+    optimizers = Optimizers(model, settings)
+    keys = tuple(feature.name for feature in features)
+    ids, dense, label = map(torch.from_numpy, workload.batches(options.ids, count, seed=options.seed))
+    batches = [Batch(dense[i], keys, ids[i], label[i]) for i in range(count)]
+    leaves = [
+        (0.01 * torch.randn(workload.BATCH, workload.FEATURES, worker.DIM)).requires_grad_()
+        for _ in range(count if options.method == "none" else 0)
+    ]
+    fbgemm = _fbgemm(features) if options.method == "fbgemm" else None
+
+    def logits(index: int):
+        batch = batches[index]
+        if leaves:
+            leaves[index].grad = None
+            return model.interact(batch.dense, leaves[index])
+        if fbgemm is not None:
+            return model.interact(batch.dense, fbgemm(batch.ids))
+        return model(batch)
+
+    def step(index: int) -> float:
+        optimizers.zero_grad()
+        loss = binary_cross_entropy_with_logits(logits(index), batches[index].label)
+        value = loss.item()
+        loss.backward()
+        optimizers.step()
+        return value
+
+    what = {"none": "network alone", "fbgemm": "fbgemm TBE, row-wise Adagrad"}.get(options.method)
+    what = what or f"slimtab {options.method} {options.budget or ''}, {options.rows}" + ", decay"
+    worker.serve(channel, what, step, count)
+
+
+def _fbgemm(features):
+    import torch
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        EmbeddingLocation,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    tables = SplitTableBatchedEmbeddingBagsCodegen(
+        [(f.num_ids, worker.DIM, EmbeddingLocation.HOST, ComputeDevice.CPU) for f in features],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=0.01,
+    )
+    for weight in tables.split_embedding_weights():
+        weight.normal_(0, 0.01)
+    offsets = torch.arange(workload.BATCH * len(features) + 1)
+
+    def embed(ids):
+        return tables(ids.t().reshape(-1), offsets).view(workload.BATCH, len(features), worker.DIM)
+
+    return embed
+
+
+if __name__ == "__main__":
+    main()
