@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -159,7 +159,12 @@ def load_config(
         key, equals, value = text.partition("=")
         if not equals:
             raise SlimtabError(f"'{text}' is not of the form key=value, such as optimizer.lr=0.001")
-        _assign(values, key, yaml.safe_load(value))
+        try:
+            _assign(values, key, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SlimtabError(
+                f"'{text}': what stands after = cannot be read; quote it as YAML does"
+            ) from error
     return build_config(values)
 
 
@@ -181,6 +186,7 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SlimtabError("config: " + " ".join(lines[:3]).replace("config.", "")) from error
     assert isinstance(config, RunConfig)
+    _check_values(config, "")
     return config
 
 
@@ -202,3 +208,38 @@ def _check_keys(settings: type[Any], values: Any, where: str) -> None:
             raise SlimtabError(f"config has no key '{where}{key}'{nearest(str(key), types)}")
         if dataclasses.is_dataclass(types[key]):
             _check_keys(types[key], value, f"{where}{key}.")
+
+
+# The least value of each number; anything below would divide by zero or never end, far from its cause.
+_LEAST = {
+    "seed": 0,
+    "table.dim": 1,
+    "table.init_std": 0,
+    "optimizer.rows_decay": 0,
+    "optimizer.lr": 0,
+    "optimizer.weight_decay": 0,
+    "training.epochs": 1,
+    "training.batch_size": 1,
+    "training.eval_steps": 1,
+    "training.patience": 0,
+    "training.lr_drop": 0,
+    "training.checkpoint_minutes": 0,
+    "training.checkpoint_steps": 1,
+    "training.log_steps": 1,
+    "training.threads": 1,
+}
+_ABOVE_ZERO = ("optimizer.rows_lr",)
+
+
+def _check_values(settings: Any, where: str) -> None:
+    for name, kind in get_type_hints(type(settings)).items():
+        key, value = where + name, getattr(settings, name)
+        if dataclasses.is_dataclass(value):
+            _check_values(value, f"{key}.")
+        elif value is None:
+            if type(None) not in get_args(kind):
+                raise SlimtabError(f"config key '{key}' needs a value, not null")
+        elif key in _LEAST and not value >= _LEAST[key]:
+            raise SlimtabError(f"config key '{key}' is {value}; it must be at least {_LEAST[key]}")
+        elif key in _ABOVE_ZERO and not value > 0:
+            raise SlimtabError(f"config key '{key}' is {value}; it must be above 0")
