@@ -141,7 +141,7 @@ class Schema:
         Raises:
             SlimtabError: when the values are not those of this format version.
         """
-        version = plain.get("format_version")
+        version = plain.get("format_version") if isinstance(plain, dict) else None
         if version != FORMAT_VERSION:
             raise SlimtabError(
                 f"dataset format version {version} is not {FORMAT_VERSION}, which this slimtab reads; "

@@ -41,9 +41,9 @@ def parse_bytes(text: str | int) -> int:
 
 
 def format_bytes(nbytes: float) -> str:
-    """Write bytes for people, in decimal units: ``format_bytes(4_200_000) == "4.20 MB"``."""
+    """Write bytes for people, in decimal units: ``format_bytes(4_200_000) == "4.2 MB"``."""
     for unit in ("B", "KB", "MB", "GB"):
-        if abs(nbytes) < 1000:
+        if abs(nbytes) < 999.5:  # above, three digits would round to 1000 of the unit
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
@@ -71,7 +71,7 @@ class Budget:
             budget = cls(share=float(match.group(1)) / 100) if match else cls(nbytes=parse_bytes(text))
         except SlimtabError as error:
             raise SlimtabError(f"budget '{text}' is neither a share like 10% nor a size like 4MB") from error
-        if not (budget.share or budget.nbytes):
+        if (budget.share or budget.nbytes or 0) <= 0:
             raise SlimtabError(f"budget '{text}' leaves no bytes for the tables; give more than zero")
         return budget
 
