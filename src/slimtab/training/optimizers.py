@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> RowsFac
         settings: ``rows``, ``rows_lr`` and ``rows_decay`` matter here.
         steps_per_epoch: over which an epoch's decay is spread.
     """
-    decay = settings.rows_decay / (settings.rows_lr * steps_per_epoch)
+    # 1 − lr·λ of each step is e^(−decay / steps), which stays above zero however few the steps are.
+    decay = -math.expm1(-settings.rows_decay / steps_per_epoch) / settings.rows_lr
     optimizer = RowOptimizer(settings.rows, settings.rows_lr, decay)
 
     def make(num_rows: int, width: int, init_std: float) -> FusedRows:
@@ -60,13 +62,6 @@ class Optimizers:
         for rows in self.rows.values():
             rows.lr *= factor
 
-    def train_bytes(self) -> int:
-        """Bytes of all dense parameters and rows with their optimizer state."""
-        dense: int = sum(
-            p.numel() * p.element_size() for group in self.dense.param_groups for p in group["params"]
-        )
-        return 3 * dense + sum(rows.train_bytes() for rows in self.rows.values())
-
     def tensors(self) -> dict[str, Tensor]:
         """Return AdamW's state by ``index.name``. The rows' own state is in the model's ``state_dict``."""
         state: dict[int, dict[str, Tensor]] = self.dense.state_dict()["state"]
@@ -90,3 +85,10 @@ class Optimizers:
             group["lr"] = lr
         for name, rows in self.rows.items():
             rows.lr = scalars["rows_lr"][name]
+
+
+def train_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters with AdamW's two moments, and of all fused rows with their own state."""
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    rows = sum(module.train_bytes() for module in model.modules() if isinstance(module, FusedRows))
+    return 3 * dense + rows
