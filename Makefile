@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml requirements/torch.txt requirements/torchrec-cpu.
 	$(PIP) install -q -r requirements/torch.txt
 	$(PIP) install -q --no-deps -r requirements/torchrec-cpu.txt
 	$(PIP) install -q -e '.[dev]'
-	$(PY) -m slimtab.cli doctor
+	$(PY) -m slimtab doctor
 	touch $@
 
 demo: setup  ## raw file → prep → train → compare; DATA=file takes a Criteo-format file of yours

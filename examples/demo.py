@@ -20,6 +20,7 @@ from slimtab.reporting.plots import plot_trade
 from slimtab.run import train_run
 
 ROWS = 300_000
+LARGEST = 20_000  # ids of the largest feature: enough rows of each to learn from
 CONTENDERS = {"full": None, "hash": "10%", "unified": "10%"}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,7 +35,7 @@ if raw is None:
     if not raw.exists():
         print(f"writing {ROWS:,} Criteo-format rows with a planted signal …")
         raw.parent.mkdir(parents=True, exist_ok=True)
-        write_criteo(raw, ROWS, seed=0)
+        write_criteo(raw, ROWS, seed=0, ids=LARGEST)
 
 dataset = args.out / "data" / raw.name.split(".")[0]
 print(f"prep: {raw} → {dataset}")

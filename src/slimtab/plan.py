@@ -11,7 +11,7 @@ from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
 from slimtab.schema import Feature, Schema
 from slimtab.tables.base import EmbeddingTable, methods
-from slimtab.training.optimizers import Optimizers, fused_rows
+from slimtab.training.optimizers import fused_rows, train_bytes
 
 # Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.
 CRITEO_KAGGLE = (
@@ -53,7 +53,7 @@ def plan(
             "num_ids": sum(feature.num_ids for feature in schema.features),
             "full_bytes": schema.full_bytes(dim),
             "serve_bytes": table.serve_bytes(),
-            "train_bytes": Optimizers(tables, OptimizerSettings()).train_bytes(),
+            "train_bytes": train_bytes(tables),
             "features": [
                 {
                     "name": f.name,

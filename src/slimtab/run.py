@@ -26,7 +26,7 @@ from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
-from slimtab.training.optimizers import fused_rows
+from slimtab.training.optimizers import fused_rows, train_bytes
 from slimtab.training.trainer import Trainer
 
 
@@ -154,7 +154,7 @@ def _metrics(
         "seed": config.seed,
         "budget_bytes": budget,
         "full_bytes": full,
-        "train_bytes": trainer.optimizers.train_bytes(),
+        "train_bytes": train_bytes(trainer.model),
         "serve_bytes": serve,
         "vocab_bytes": _vocabulary_bytes(schema, data),
         "checkpoint_bytes": max(

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="slimtab",
         description="Make the embedding tables of click models small, and see what it costs.",
         epilog="example: slimtab prep criteo train.txt data/criteo && "
-        "slimtab train data/criteo --method unified --budget 10%% --run runs/u10",
+        "slimtab train data/criteo --method unified --budget 10% --run runs/u10",
     )
     parser.add_argument("--version", action="version", version=slimtab.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=module.HELP,
             description=module.HELP,
-            epilog=f"example: {module.EXAMPLE}".replace("%", "%%"),
+            epilog=f"example: {module.EXAMPLE}",
         )
         module.add_arguments(command)
         command.add_argument(
@@ -67,5 +67,3 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
