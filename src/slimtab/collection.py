@@ -7,16 +7,19 @@ table only ever turns single ids into vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimtab.batch import Batch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable, FrozenTable, get_method
+from slimtab.tables.hashing import mix64
 from slimtab.tables.rows import PlainRows, RowsFactory
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class TableCollection(nn.Module):
         # What the schema says, kept out of state_dict: bounds of ids, and which bags are averaged.
         bounds = [f.num_ids if f.encoding == "vocab" else torch.iinfo(torch.int64).max for f in self.features]
         self.register_buffer("_bound", torch.tensor(bounds), persistent=False)
+        # Numbers every (feature, id) differently; ids that are hashes are told apart by hashing once more.
+        self._numbered = all(feature.encoding == "vocab" for feature in self.features)
+        starts = [0, *accumulate(feature.num_ids for feature in self.features)][:-1]
+        self.register_buffer("_offset", torch.tensor(starts), persistent=False)
         averaged = [feature.pooling == "mean" for feature in self.features]
         self.register_buffer("_averaged", torch.tensor(averaged), persistent=False)
         self._slot_of = {feature.name: slot for slot, feature in enumerate(self.features)}
@@ -109,7 +116,7 @@ class TableCollection(nn.Module):
         if self._one_hot:
             slot = self._repeated_slots(batch.size, ids.device)
             flat = self._checked(ids.reshape(-1), slot, lambda position: position // self._one_hot)
-            parts.append(self.table(flat, slot).view(batch.size, self._one_hot, -1))
+            parts.append(self._vectors(flat, slot).view(batch.size, self._one_hot, -1))
         if self._one_hot < len(self.features):
             if batch.ragged is None:
                 raise SlimtabError(
@@ -168,6 +175,20 @@ class TableCollection(nn.Module):
         assert isinstance(self.table, EmbeddingTable)
         return TableCollection(self.table.freeze(), self.features, self.dim, self.check_ids)
 
+    def _vectors(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, width].
+
+        While gradients are on, each id is looked up once however often the batch holds it: ids are skewed,
+        so that saves most of a method's work, and of the random reads and writes behind it.
+        """
+        if not torch.is_grad_enabled():
+            return self.table(ids, slot)  # type: ignore[no-any-return]
+        key = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
+        distinct, inverse = torch.unique(key, return_inverse=True)
+        # Any place where a key stands will do to read its id and slot from.
+        place = torch.empty_like(distinct).scatter_(0, inverse, torch.arange(len(key), device=key.device))
+        return F.embedding(inverse, self.table(ids[place], slot[place]))
+
     def _pool(self, values: Tensor, lengths: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:
         """Sum or average vectors over bags: [B, len(slots), width] for ``lengths`` [len(slots), B].
 
@@ -177,7 +198,7 @@ class TableCollection(nn.Module):
         bags = torch.arange(features * size, device=values.device)
         bag = torch.repeat_interleave(bags, lengths.reshape(-1))
         slot = slots[bag // size]
-        vectors = self.table(self._checked(values, slot, lambda position: int(bag[position]) % size), slot)
+        vectors = self._vectors(self._checked(values, slot, lambda position: int(bag[position]) % size), slot)
         if weights is not None:
             vectors = vectors * weights[:, None]
         pooled = vectors.new_zeros(features * size, vectors.shape[1]).index_add(0, bag, vectors)
