@@ -164,21 +164,29 @@ class FusedRows(Rows):
         self.steps += 1
         keep = 1.0 - self.lr * self.optimizer.weight_decay
         self.scale *= keep
-        for earlier, touched in enumerate(self._touched):
-            if touched.values.grad is None:
-                continue
-            if earlier:  # another lookup of this step may have updated the same rows
-                touched.packed = self.packed.index_select(0, touched.address)
-                values = touched.packed[:, : self.width] * self.scale.float()
-            else:
-                values = touched.values.detach().mul_(keep)
-            self._update(values, touched.values.grad, touched.packed[:, self.width :])
+        trained = [touched for touched in self._touched if touched.values.grad is not None]
+        if trained:
+            touched = trained[0] if len(trained) == 1 else self._merged(trained)
+            values, grad = touched.values.detach().mul_(keep), touched.values.grad
+            assert grad is not None
+            self._update(values, grad, touched.packed[:, self.width :])
             touched.packed[:, : self.width] = values.div_(self.scale.float())
             self.packed.index_copy_(0, touched.address, touched.packed)
         self._touched.clear()
         if self.scale < _SMALLEST_SCALE:
             self.packed[:, : self.width] *= self.scale.float()
             self.scale.fill_(1.0)
+
+    def _merged(self, parts: list[_Touched]) -> _Touched:
+        """Return several lookups as one; a row that was in more than one has the sum of its gradients."""
+        unique, inverse = torch.unique(torch.cat([part.address for part in parts]), return_inverse=True)
+        source = torch.empty_like(unique)  # where each row stands among the parts: in any that has it
+        source[inverse] = torch.arange(len(inverse), device=inverse.device)
+        values = torch.cat([part.values.detach() for part in parts]).index_select(0, source)
+        packed = torch.cat([part.packed for part in parts]).index_select(0, source)
+        grads = [part.values.grad for part in parts if part.values.grad is not None]
+        values.grad = torch.zeros_like(values).index_add_(0, inverse, torch.cat(grads))
+        return _Touched(unique, packed, values)
 
     def _update(self, values: Tensor, grad: Tensor, state: Tensor) -> None:
         """Move ``values`` [U, width] and ``state`` in place by one step of the optimizer."""
