@@ -106,7 +106,7 @@ def test_an_unknown_part_of_a_column_is_damage():
     """A newer writer's field that this reader does not honour."""
     plain = SCHEMA.to_dict()
     plain["features"][0]["weight"] = 3
-    with pytest.raises(SlimtabError, match="damaged .*weight"):
+    with pytest.raises(SlimtabError, match=r"damaged .*weight"):
         Schema.from_dict(plain)
 
 

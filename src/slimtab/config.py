@@ -57,7 +57,7 @@ class OptimizerSettings:
         rows_lr: its learning rate.
         rows_decay: decay of every row, per epoch: over one pass of the training rows, a row that nothing
             touches shrinks to e^(−rows_decay) of itself. It is spread evenly over the steps, and falls with
-            the learning rate. Per epoch rather than per step, so that it means the same for any number of rows.
+            the learning rate. Per epoch, not per step, so that it means the same for any number of rows.
         lr: learning rate of the dense network (AdamW).
         weight_decay: decoupled decay of the dense network.
     """
