@@ -11,9 +11,9 @@ class SlimtabError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or the known words when none is close."""
+    """Return ``"; did you mean 'x'?"``, or all known words when none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=2)
     if close:
         return "; did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
-    return "; known: " + ", ".join(known)
+    return "; known: " + ", ".join(known) if known else "; there are none"

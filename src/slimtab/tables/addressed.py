@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimtab.tables.base import EmbeddingTable, FrozenTable
-from slimtab.tables.rows import Rows
+from slimtab.schema import Feature
+from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.rows import Rows, RowsFactory
 
 Combine = Literal["concat", "mean"]
 
@@ -59,13 +61,25 @@ def project_features(pooled: Tensor, projection: Tensor) -> Tensor:
 
 
 class AddressedTable(EmbeddingTable):
-    """Base of the fast path. A subclass sets the four attributes below in its constructor."""
+    """Base of the fast path. A subclass sets the attributes below in its constructor."""
 
     addressing: Addressing
     rows: Rows
     probes: int = 1
     combine: Combine = "concat"
-    projection: nn.Parameter | None = None
+    projection: nn.Parameter | None
+
+    def __init__(
+        self,
+        config: TableConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
+    ) -> None:
+        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
+        super().__init__(config, features, dim, make_rows, init_std)
+        self.register_parameter("projection", None)
 
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, width]."""

@@ -25,7 +25,13 @@ _METHODS: dict[str, type[EmbeddingTable]] = {}
 
 @dataclass(frozen=True)
 class TableConfig(abc.ABC):
-    """The settings of one method. Subclasses add fields; all of them are plain values that YAML can hold."""
+    """The settings of one method. Subclasses add fields; all of them are plain values that YAML can hold.
+
+    Attributes:
+        by_budget: names of the fields that :meth:`for_budget` chooses, which are no options.
+    """
+
+    by_budget: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abc.abstractmethod
@@ -48,13 +54,18 @@ class TableConfig(abc.ABC):
             options: fields of this config that are not to be chosen by the budget.
 
         Raises:
-            SlimtabError: when an option is unknown, or when even the smallest setting is larger, naming it.
+            SlimtabError: when an option is unknown or of another type than its default, or when even the
+                smallest setting is larger, naming it.
         """
         name = cls.__qualname__.removesuffix("Config").rstrip(".").lower()
-        known = [field.name for field in dataclasses.fields(cls)]
-        for option in options:
+        known = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.by_budget}
+        for option, value in options.items():
             if option not in known:
                 raise SlimtabError(f"{name} has no option '{option}'{nearest(option, known)}")
+            if type(value) is not type(known[option]):
+                raise SlimtabError(
+                    f"{name}'s option '{option}' is {value!r}; give one like {known[option]!r}"
+                )
         smallest = cls.smallest_bytes(features, dim, **options)
         if smallest > nbytes:
             raise SlimtabError(

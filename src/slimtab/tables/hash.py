@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
@@ -33,8 +34,14 @@ class HashConfig(TableConfig):
         probes: rows averaged for each id, each found by its own hash.
     """
 
+    by_budget = ("rows",)
+
     rows: tuple[int, ...] = ()
     probes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise SlimtabError(f"hash cannot read {self.probes} rows per id; set probes to 1 or more")
 
     @classmethod
     def seed_bytes(cls, features: Sequence[Feature], probes: int) -> int:
@@ -44,12 +51,12 @@ class HashConfig(TableConfig):
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
         """Return one row per feature, and the seeds."""
-        return 4 * dim * len(features) + cls.seed_bytes(features, options.get("probes", 1))
+        return 4 * dim * len(features) + cls.seed_bytes(features, cls(**options).probes)
 
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> HashConfig:
         sizes = [feature.num_ids for feature in features]
-        limit = (nbytes - cls.seed_bytes(features, options.get("probes", 1))) // (4 * dim)
+        limit = (nbytes - cls.seed_bytes(features, cls(**options).probes)) // (4 * dim)
         threshold = _EXACT_PER_SHARE * limit / sum(sizes)
 
         def rows_at(share: float) -> list[int]:

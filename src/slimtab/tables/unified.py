@@ -33,9 +33,15 @@ class UnifiedConfig(TableConfig):
             compare features coordinate by coordinate. Its floats are counted.
     """
 
+    by_budget = ("rows",)
+
     rows: int = 0
     probes: int = 4
     project: bool = False
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise SlimtabError(f"unified cannot read {self.probes} rows per id; set probes to 1 or more")
 
     @classmethod
     def _fixed_bytes(cls, features: Sequence[Feature], dim: int, config: UnifiedConfig) -> int:
