@@ -42,6 +42,7 @@ class TableCollection(nn.Module):
 
     table: EmbeddingTable | FrozenTable
     _bound: Tensor
+    _offset: Tensor
     _averaged: Tensor
 
     def __init__(
@@ -68,7 +69,7 @@ class TableCollection(nn.Module):
         averaged = [feature.pooling == "mean" for feature in self.features]
         self.register_buffer("_averaged", torch.tensor(averaged), persistent=False)
         self._slot_of = {feature.name: slot for slot, feature in enumerate(self.features)}
-        self._orders: dict[tuple[tuple[str, ...], int], tuple[int, ...]] = {}
+        self._orders: dict[tuple[tuple[str, ...], int, int], tuple[int, ...]] = {}
         self._slots: dict[tuple[int, torch.device], Tensor] = {}
 
     @classmethod
@@ -100,6 +101,8 @@ class TableCollection(nn.Module):
         """
         if not features:
             raise SlimtabError("the dataset has no categorical feature, so there is no table to build")
+        if dim < 1:
+            raise SlimtabError(f"embeddings of width {dim} hold nothing; give a width of 1 or more")
         ordered = sorted(features, key=lambda feature: feature.multi_hot)
         full = 4 * dim * sum(feature.num_ids for feature in ordered)
         nbytes = full if budget is None else Budget.parse(budget).resolve(full)
@@ -116,7 +119,7 @@ class TableCollection(nn.Module):
         if self._one_hot:
             slot = self._repeated_slots(batch.size, ids.device)
             flat = self._checked(ids.reshape(-1), slot, lambda position: position // self._one_hot)
-            parts.append(self._vectors(flat, slot).view(batch.size, self._one_hot, -1))
+            parts.append(self._vectors(flat, slot).unflatten(0, (batch.size, self._one_hot)))
         if self._one_hot < len(self.features):
             if batch.ragged is None:
                 raise SlimtabError(
@@ -232,12 +235,12 @@ class TableCollection(nn.Module):
 
     def _order(self, keys: tuple[str, ...], start: int, stop: int) -> tuple[int, ...]:
         """Return where features ``start`` … ``stop`` stand among ``keys``, resolved once per set of keys."""
-        if (keys, start) not in self._orders:
+        if (keys, start, stop) not in self._orders:
             wanted = [feature.name for feature in self.features[start:stop]]
             missing = [name for name in wanted if name not in keys]
             if missing:
                 raise SlimtabError(
                     f"feature '{missing[0]}' is missing from the batch; it holds {', '.join(keys) or 'none'}"
                 )
-            self._orders[keys, start] = tuple(keys.index(name) for name in wanted)
-        return self._orders[keys, start]
+            self._orders[keys, start, stop] = tuple(keys.index(name) for name in wanted)
+        return self._orders[keys, start, stop]
