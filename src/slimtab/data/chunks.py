@@ -64,13 +64,19 @@ def write_chunk(path: Path, piece: Piece, file: int, schema: Schema) -> Chunk:
     """Parse a piece and write it, complete or not at all."""
     parsed = piece.parse()
     columns, distinct = _columns(parsed.table, schema)
-    chunk = Chunk(path, parsed.table.num_rows, len(parsed.rejects), file, piece.end, piece.next_line, distinct)
+    chunk = Chunk(
+        path, parsed.table.num_rows, len(parsed.rejects), file, piece.end, piece.next_line, distinct
+    )
     if parsed.rejects:
         with written(chunk.rejects_path) as beside:
             beside.write_text(_reject_lines(parsed), encoding="utf-8")
     description = {key: value for key, value in vars(chunk).items() if key != "path"}
     batch = pa.record_batch(columns, metadata={"chunk": json.dumps(description)})
-    with written(path) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with (
+        written(path) as beside,
+        pa.OSFile(str(beside), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
     return chunk
 
@@ -85,13 +91,17 @@ def _columns(table: pa.Table, schema: Schema) -> tuple[dict[str, pa.Array], dict
         dictionary = dictionary_of(tokens)
         distinct[feature.name] = len(dictionary)
         hashing = feature.encoding == "hash"
-        columns[feature.name] = place_ids(tokens, hashed(feature, schema.hash_seed, dictionary)) if hashing else tokens
+        columns[feature.name] = (
+            place_ids(tokens, hashed(feature, schema.hash_seed, dictionary)) if hashing else tokens
+        )
     return columns, distinct
 
 
 def _reject_lines(parsed: RawRows) -> str:
     lines = [
-        json.dumps({"file": parsed.file.name, "line": reject.line, "reason": reject.reason}, ensure_ascii=False)
+        json.dumps(
+            {"file": parsed.file.name, "line": reject.line, "reason": reject.reason}, ensure_ascii=False
+        )
         for reject in parsed.rejects
     ]
     return "\n".join(lines) + "\n"

@@ -52,7 +52,11 @@ def draft_schema(options: PrepOptions) -> Schema:
     pooling: Any = "mean" if options.kind == "sports" else "sum"
     features += [Feature(name, 0, encoding=options.ids, multi_hot=True, pooling=pooling) for name in lists]
     return Schema(
-        raw, numerics, tuple(features), hash_seed=options.seed if options.ids == "hash" else 0, settings=options.settings()
+        raw,
+        numerics,
+        tuple(features),
+        hash_seed=options.seed if options.ids == "hash" else 0,
+        settings=options.settings(),
     )
 
 
@@ -90,7 +94,9 @@ def describe_columns(path: Path | None) -> TableColumns:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SlimtabError(f"column description {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise SlimtabError(
+            f"column description {path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(found, dict):
         raise SlimtabError(f"column description {path} must be a mapping with label, numeric, categorical, …")
     known = {field.name: field for field in dataclasses.fields(TableColumns)}
@@ -122,4 +128,6 @@ def _check_roles(path: Path, columns: TableColumns) -> None:
         if "/" in name or "\0" in name:
             raise SlimtabError(f"{path}: column '{name}' cannot name a file; rename it in the raw data")
     if len(used) == 1 + len(columns.drop):
-        raise SlimtabError(f"{path}: no numeric, categorical or multi_hot columns; a model needs at least one")
+        raise SlimtabError(
+            f"{path}: no numeric, categorical or multi_hot columns; a model needs at least one"
+        )

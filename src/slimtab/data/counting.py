@@ -60,7 +60,13 @@ def plan_ids(feature: str, index: int, chunks: Sequence[Chunk], limit: int, work
 
 
 def build_vocabulary(
-    feature: str, chunks: Sequence[Chunk], split: Split, min_count: int, ids: TokenIds, limit: int, target: Path
+    feature: str,
+    chunks: Sequence[Chunk],
+    split: Split,
+    min_count: int,
+    ids: TokenIds,
+    limit: int,
+    target: Path,
 ) -> int:
     """Count a feature's tokens on training rows, and write its vocabulary and the ids of all its tokens.
 
@@ -111,7 +117,8 @@ def _spread(feature: str, chunks: Sequence[Chunk], split: Split, spills: list[Pa
                 training = training.flatten()
             counts = np.bincount(training.indices.to_numpy(), minlength=len(tokens))
             batch = pa.record_batch(
-                [tokens, pa.array(counts, pa.int64()), pa.array(np.arange(len(tokens), dtype=np.int32))], schema=schema
+                [tokens, pa.array(counts, pa.int64()), pa.array(np.arange(len(tokens), dtype=np.int32))],
+                schema=schema,
             )
             if len(writers) == 1:
                 writers[0].write_batch(batch)
@@ -154,15 +161,23 @@ def _count(spill: Path, min_count: int) -> _Run:
         encoded = table["token"].combine_chunks().dictionary_encode()
         codes = encoded.indices.to_numpy()
         # Sums of integers in float64 are exact up to 2⁵³ rows.
-        counts = np.bincount(codes, weights=table["count"].to_numpy(), minlength=len(encoded.dictionary)).astype(np.int64)
+        counts = np.bincount(
+            codes, weights=table["count"].to_numpy(), minlength=len(encoded.dictionary)
+        ).astype(np.int64)
         del table
     keep = np.flatnonzero(counts >= min_count)
     kept = pa.table({"token": encoded.dictionary.take(pa.array(keep)), "count": counts[keep]})
     order = pa.compute.sort_indices(kept, sort_keys=_ORDER)
     rank_of = np.full(len(counts), -1, dtype=np.int32)
     rank_of[keep[order.to_numpy()]] = np.arange(len(keep), dtype=np.int32)
-    run = _Run(*(spill.with_suffix(end) for end in (".run", ".ranks.npy", ".newids.npy")), len(keep), 0)
-    run.dropped = int(counts.sum() - counts[keep].sum())
+    dropped = int(counts.sum() - counts[keep].sum())
+    run = _Run(
+        spill.with_suffix(".run"),
+        spill.with_suffix(".ranks.npy"),
+        spill.with_suffix(".newids.npy"),
+        len(keep),
+        dropped,
+    )
     np.save(run.ranks, rank_of[codes])
     with pa.OSFile(str(run.tokens), "wb") as sink, pa.ipc.new_file(sink, kept.schema) as writer:
         writer.write_table(kept.take(order))
@@ -188,7 +203,9 @@ def _merge(runs: list[_Run], limit: int, target: Path) -> int:
             placed = np.empty(len(order), dtype=np.int32)
             placed[order] = ids
             lengths = [high - low for low, high in cuts]
-            for stored, (low, high), piece in zip(new_ids, cuts, np.split(placed, np.cumsum(lengths)[:-1]), strict=True):
+            for stored, (low, high), piece in zip(
+                new_ids, cuts, np.split(placed, np.cumsum(lengths)[:-1]), strict=True
+            ):
                 stored[low:high] = piece
             sorted_table = merged.take(pa.array(order))
             writer.write_table(

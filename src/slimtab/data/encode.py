@@ -63,7 +63,9 @@ class Encoder:
         self._vocabularies: dict[str, Vocabulary] = {}
         for feature in schema.features:
             if feature.encoding == "vocab":
-                self._vocabularies[feature.name] = Vocabulary.load(folder / "vocab" / f"{feature.name}.parquet")
+                self._vocabularies[feature.name] = Vocabulary.load(
+                    folder / "vocab" / f"{feature.name}.parquet"
+                )
 
     @classmethod
     def load(cls, folder: Path) -> Encoder:
@@ -99,7 +101,9 @@ class Encoder:
         table: pa.Table = rows if isinstance(rows, pa.Table) else pa.table(rows.to_arrow())
         schema, labelled = self.schema, self.schema.raw.label in table.column_names
         columns = [labels_of(table, schema)] if labelled else []
-        columns += [pa.array(transform(numeric, raw_column(table, numeric.name))) for numeric in schema.numerics]
+        columns += [
+            pa.array(transform(numeric, raw_column(table, numeric.name))) for numeric in schema.numerics
+        ]
         for feature in schema.features:
             tokens = tokens_of(table, schema, feature)
             columns.append(place_ids(tokens, self._ids(feature, dictionary_of(tokens))))

@@ -1,4 +1,4 @@
-"""How the raw columns of a dataset lie in a file: names, types, separators, and what makes a row malformed."""
+"""How raw columns lie in a file: names, types, separators, and what makes a row malformed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
 
 from slimtab.data.columns import AVAZU_DERIVED, AVAZU_TOKENS, CRITEO_NUMBERS, CRITEO_TOKENS
-from slimtab.data.sources import first_line, text_suffix
+from slimtab.data.sources import first_lines, text_suffix
 from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Schema
 
+_LOOK_AT = 20
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _LARGEST = float(np.finfo(np.float32).max)
 _STAMP = re.compile(r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])")
@@ -46,7 +47,9 @@ class Layout:
         """Return the layout of the raw files that ``schema`` was made from."""
         raw = schema.raw
         whole = raw.kind in ("criteo", "avazu")
-        number, nulls = (pa.int64(), ("",)) if whole else (pa.float64(), ("", "NA", "NaN", "nan", "null", "NULL"))
+        number, nulls = (
+            (pa.int64(), ("",)) if whole else (pa.float64(), ("", "NA", "NaN", "nan", "null", "NULL"))
+        )
         types: dict[str, pa.DataType] = {raw.label: number}
         for numeric in schema.numerics:
             types[numeric.name] = number
@@ -70,18 +73,26 @@ class Layout:
         Raises:
             SlimtabError: when a column is missing, or a header stands where none belongs.
         """
-        line = first_line(path)
-        cells = split_line(line.decode("utf-8", errors="replace"), self.separator_of(path))
+        lines = [line.decode("utf-8", errors="replace") for line in first_lines(path, _LOOK_AT)]
+        cells = split_line(lines[0], self.separator_of(path)) if lines else []
         if self.kind != "criteo":
             self.check_names(path, cells, labelled)
             return tuple(cells)
         names = (self.label, *CRITEO_NUMBERS, *CRITEO_TOKENS)
         numbers = [cell for cell in cells[:14] if cell]
         if len(cells) >= 39 and numbers and not any(_PLAIN_INTEGER.fullmatch(cell) for cell in numbers):
-            raise SlimtabError(f"{path} starts with a header, Criteo files have none; remove it with `tail -n +2`")
-        if len(cells) == len(names) - 1 and labelled is not True:
-            return names[1:]
-        return names
+            raise SlimtabError(
+                f"{path} starts with a header, Criteo files have none; remove it with `tail -n +2`"
+            )
+        # Any one line may be malformed; whether the file has labels is what most of the first lines say.
+        counts = [line.count("\t") + 1 for line in lines]
+        if 2 * counts.count(len(names) - 1) <= len(counts):
+            return names
+        if labelled:
+            raise SlimtabError(
+                f"{path} has {len(names) - 1} columns: the label is missing; give rows with labels"
+            )
+        return names[1:]
 
     def check_names(self, path: Path, found: list[str], labelled: bool | None) -> None:
         """Check a header or Parquet schema.
@@ -149,7 +160,9 @@ class Layout:
         return pc_csv.read_csv(
             io.BytesIO(data),
             read_options=pc_csv.ReadOptions(column_names=fields, use_threads=False, block_size=len(data) + 1),
-            parse_options=pc_csv.ParseOptions(delimiter=separator, quote_char=_quote(separator), escape_char=False),
+            parse_options=pc_csv.ParseOptions(
+                delimiter=separator, quote_char=_quote(separator), escape_char=False
+            ),
             convert_options=pc_csv.ConvertOptions(
                 column_types=self.types,
                 include_columns=[name for name in self.types if name in fields],
@@ -192,5 +205,7 @@ def _quote(separator: str) -> str | bool:
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    array: np.ndarray = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    array: np.ndarray = (
+        column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    )
     return array

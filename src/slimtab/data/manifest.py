@@ -52,8 +52,12 @@ class Workspace:
             return False
         manifest = self.out / MANIFEST
         if not self.out.is_dir() or not manifest.is_file():
-            raise SlimtabError(f"{self.out} exists and is not a prepared dataset; choose another OUT, or move it away")
-        self._compare(_read(manifest), f"{self.out} holds a dataset", "choose another OUT, or remove that folder")
+            raise SlimtabError(
+                f"{self.out} exists and is not a prepared dataset; choose another OUT, or move it away"
+            )
+        self._compare(
+            _read(manifest), f"{self.out} holds a dataset", "choose another OUT, or remove that folder"
+        )
         return True
 
     def open(self, block_bytes: int) -> int:
@@ -66,12 +70,25 @@ class Workspace:
             SlimtabError: when another process works there, or the earlier run had other settings or sources.
         """
         self.work.mkdir(parents=True, exist_ok=True)
+        self._hold()
+        try:
+            return self._take_up(block_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold(self) -> None:
         # Held until the process ends, however it ends.
         self._lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise SlimtabError(f"another prep is writing {self.out}; wait for it, or choose another OUT") from error
+            self.close()
+            raise SlimtabError(
+                f"another prep is writing {self.out}; wait for it, or choose another OUT"
+            ) from error
+
+    def _take_up(self, block_bytes: int) -> int:
         state = self.work / "state.json"
         if not state.exists():
             if (self.folder / MANIFEST).exists():
@@ -81,7 +98,9 @@ class Workspace:
         advice = f"go back to them, or remove {self.folder} to start again"
         self._compare(found, f"{self.folder} holds an unfinished prep", advice)
         if found["times"] != self._times:
-            raise SlimtabError(f"a raw file changed after {self.folder} was begun; remove that folder to start again")
+            raise SlimtabError(
+                f"a raw file changed after {self.folder} was begun; remove that folder to start again"
+            )
         block: int = found["block_bytes"]
         return block
 
@@ -109,7 +128,9 @@ class Workspace:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, complete or not at all."""
     with written(path) as beside:
-        beside.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(
+            json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

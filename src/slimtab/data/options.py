@@ -60,15 +60,21 @@ class PrepOptions:
                 raise SlimtabError(f"{name} '{value}' is not known{nearest(str(value), get_args(literal))}")
         shares = (self.train, self.valid, self.test)
         if min(shares) < 0 or self.train == 0 or abs(sum(shares) - 1) > 1e-9:
-            raise SlimtabError(f"split shares {shares} must not be negative and must add up to 1, with training above 0")
+            raise SlimtabError(
+                f"split shares {shares} must not be negative and must add up to 1, with training above 0"
+            )
         if self.min_count is not None and self.min_count < 1:
             raise SlimtabError(f"min_count {self.min_count} must be at least 1")
         if not 0 <= self.max_rejects <= 1:
             raise SlimtabError(f"max_rejects {self.max_rejects} is a share of the rows, between 0 and 1")
         if (self.kind == "table") != (self.columns is not None):
-            raise SlimtabError("a column description (--columns FILE.yaml) belongs to 'table', and only there")
+            raise SlimtabError(
+                "a column description (--columns FILE.yaml) belongs to 'table', and only there"
+            )
         if self.kind == "sports" and self.split == "random":
-            raise SlimtabError("sports rows are split by their protocol (last item of a user = test); leave --split out")
+            raise SlimtabError(
+                "sports rows are split by their protocol (last item of a user = test); leave --split out"
+            )
 
     @property
     def token_count(self) -> int:

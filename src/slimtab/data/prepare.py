@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,11 +72,11 @@ def prepare(source: Path, out: Path, options: PrepOptions, progress: bool = True
     """
     memory = parse_bytes(options.max_memory)
     if memory < LEAST_MEMORY:
-        raise SlimtabError(f"max_memory {format_bytes(memory)} is too little; prep needs {format_bytes(LEAST_MEMORY)}")
-    if options.kind == "sports":
-        sources = find_sports(source)
-    else:
-        sources = find_sources(source, options.kind)
+        raise SlimtabError(
+            f"max_memory {format_bytes(memory)} is too little; prep needs {format_bytes(LEAST_MEMORY)}"
+        )
+    find = find_sports if options.kind == "sports" else partial(find_sources, kind=options.kind)
+    sources: tuple[Path, ...] = find(source)
     workspace = Workspace(out, options, sources)
     if workspace.finished():
         _say(progress, f"{out} is there already, made from the same files with the same settings")
@@ -129,7 +130,7 @@ class _Prep:
 
     def _readers(self) -> tuple[list[RawReader], tuple[int, ...] | None]:
         if self.options.kind == "sports":
-            sports = SportsReader.open(*self.sources, seed=self.options.seed)
+            sports = SportsReader.open(self.sources[0], self.sources[1], self.options.seed)
             return [sports], sports.bounds
         layout = Layout.of(self.draft)
         opened = [open_reader(path, layout, True, self.block_bytes) for path in self.sources]
@@ -138,7 +139,9 @@ class _Prep:
             for reader in opened:
                 for name in reader.fields:
                     if name not in layout.types and name not in dropped:
-                        raise SlimtabError(f"{reader.path}: column '{name}' has no role; list it in numeric, … or drop")
+                        raise SlimtabError(
+                            f"{reader.path}: column '{name}' has no role; list it in numeric, … or drop"
+                        )
         return list(opened), None
 
     def _parse(self, pool: ThreadPoolExecutor, readers: Sequence[RawReader]) -> list[Chunk]:
@@ -157,7 +160,9 @@ class _Prep:
                 bar.update(chunk.rows + chunk.rejects)
                 self._stop_early(chunks)
         if not any(chunk.rows for chunk in chunks):
-            raise SlimtabError(f"{self.sources[0]} holds no well-formed rows; is it a {self.options.kind} file?")
+            raise SlimtabError(
+                f"{self.sources[0]} holds no well-formed rows; is it a {self.options.kind} file?"
+            )
         write_json(marker, {"chunks": len(chunks)})
         return chunks
 
@@ -194,13 +199,19 @@ class _Prep:
     def _refuse(self, chunks: Sequence[Chunk]) -> None:
         rejects = sum(chunk.rejects for chunk in chunks)
         rows = rejects + sum(chunk.rows for chunk in chunks)
-        first = next(chunk for chunk in chunks if chunk.rejects).rejects_path.read_text(encoding="utf-8").split("\n")[0]
+        first = (
+            next(chunk for chunk in chunks if chunk.rejects)
+            .rejects_path.read_text(encoding="utf-8")
+            .split("\n")[0]
+        )
         raise SlimtabError(
-            f"{rejects} of {rows} rows are malformed, more than max_rejects {self.options.max_rejects:.2%} allows; "
+            f"{rejects} of {rows} rows are malformed, over the limit of {self.options.max_rejects:.2%}; "
             f"the first: {first}; mend the file, or raise --max-rejects"
         )
 
-    def _fit(self, pool: ThreadPoolExecutor, chunks: Sequence[Chunk], split: Split) -> tuple[Schema, dict[str, TokenIds]]:
+    def _fit(
+        self, pool: ThreadPoolExecutor, chunks: Sequence[Chunk], split: Split
+    ) -> tuple[Schema, dict[str, TokenIds]]:
         """Pass 2: fit every column on training rows."""
         features, ids = self.draft.features, {}
         tasks: list[Callable[[], Feature]] = []
@@ -213,7 +224,9 @@ class _Prep:
         numerics = tuple(_fit_numeric(numeric, chunks, split) for numeric in self.draft.numerics)
         rows = {name: sum(split.count(chunk, name) for chunk in range(len(chunks))) for name in SPLITS}
         names = tuple(path.name for path in self.sources)
-        schema = dataclasses.replace(self.draft, numerics=numerics, features=tuple(fitted), rows=rows, sources=names)
+        schema = dataclasses.replace(
+            self.draft, numerics=numerics, features=tuple(fitted), rows=rows, sources=names
+        )
         return schema, ids
 
     def _fit_feature_task(
@@ -233,7 +246,12 @@ class _Prep:
         return fit
 
     def _write(
-        self, pool: ThreadPoolExecutor, schema: Schema, chunks: Sequence[Chunk], split: Split, ids: dict[str, TokenIds]
+        self,
+        pool: ThreadPoolExecutor,
+        schema: Schema,
+        chunks: Sequence[Chunk],
+        split: Split,
+        ids: dict[str, TokenIds],
     ) -> dict[str, Any]:
         """Pass 3: write the shards; return rows and bytes of every shard."""
         shards = list(plan_shards(split))
@@ -245,7 +263,10 @@ class _Prep:
         with self._bar("writing", sum(schema.rows.values()), "rows") as bar:
             for number, _ in zip(missing, _in_order(pool, map(task, missing)), strict=True):
                 bar.update(shards[number].rows)
-        return {shard.name: {"rows": shard.rows, "bytes": (self.folder / shard.name).stat().st_size} for shard in shards}
+        return {
+            shard.name: {"rows": shard.rows, "bytes": (self.folder / shard.name).stat().st_size}
+            for shard in shards
+        }
 
     def _collect_rejects(self, chunks: Sequence[Chunk]) -> None:
         with written(self.folder / "rejects.jsonl") as beside, beside.open("wb") as file:
@@ -256,7 +277,9 @@ class _Prep:
     def _bar(self, what: str, total: int | None, unit: str) -> tqdm[Any]:
         # None disables the bar where standard error is not a terminal; short work shows none.
         hidden = None if self.progress else True
-        return tqdm(desc=what, total=total, unit=f" {unit}", delay=2, disable=hidden, unit_scale=unit == "rows")
+        return tqdm(
+            desc=what, total=total, unit=f" {unit}", delay=2, disable=hidden, unit_scale=unit == "rows"
+        )
 
 
 def _fit_numeric(numeric: Numeric, chunks: Sequence[Chunk], split: Split) -> Numeric:

@@ -1,9 +1,10 @@
-"""Raw files as typed rows: text in blocks of lines, Parquet in batches, malformed rows set aside with the reason."""
+"""Raw files as typed rows: text in blocks, Parquet in batches, malformed rows set aside with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -114,7 +115,7 @@ class TextReader:
     def pieces(self, start: int = 0, line: int = 1) -> Iterator[Piece]:
         """Yield blocks of lines; ``start`` counts (decompressed) bytes."""
         for block in read_blocks(self.path, self.block_bytes, start, line):
-            yield Piece(block.start, block.end, block.first_line + block.lines, lambda block=block: self.parse(block))  # type: ignore[misc]
+            yield Piece(block.start, block.end, block.first_line + block.lines, partial(self.parse, block))
 
     def parse(self, block: Block) -> RawRows:
         """Parse one block: all at once when every line is well-formed, else line by line."""
@@ -149,17 +150,23 @@ class TextReader:
             if reason is None:
                 good.append(row)
                 continue
-            if number == first + len(lines) - 1 and "columns where" in reason:
-                raise SlimtabError(f"{self.path} ends in the middle of row {number} ({reason}); download it again")
+            # Only a file's very last line can lack its line end.
+            unended = number == first + len(lines) - 1
+            if unended and row.count(self.separator.encode()) + 1 < len(self.fields):
+                raise SlimtabError(
+                    f"{self.path} ends in the middle of row {number} ({reason}); download it again"
+                )
             rejects.append(Reject(number, reason))
         table = self._parse_clean(b"\n".join(good), len(good)) if good else self._no_rows()
         if table is None:
             last = first + len(lines) - 1
-            raise SlimtabError(f"{self.path}: lines {first}–{last} cannot be parsed; remove stray quotes or control characters")
+            raise SlimtabError(f"{self.path}: lines {first}–{last} cannot be parsed; look for stray quotes")
         return RawRows(table, np.array(accepted, dtype=bool), self.path, rejects)
 
     def _no_rows(self) -> pa.Table:
-        return pa.schema([(name, kind) for name, kind in self.layout.types.items() if name in self.fields]).empty_table()
+        return pa.schema(
+            [(name, kind) for name, kind in self.layout.types.items() if name in self.fields]
+        ).empty_table()
 
 
 class ParquetReader:
@@ -182,8 +189,9 @@ class ParquetReader:
                 for batch in file.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
                     end = position + batch.num_rows
                     if position >= start:
-                        table, first = pa.table(batch), position + 1
-                        yield Piece(position, end, end + 1, lambda table=table, first=first: self.parse(table, first))  # type: ignore[misc]
+                        yield Piece(
+                            position, end, end + 1, partial(self.parse, pa.table(batch), position + 1)
+                        )
                     position = end
         except (OSError, pa.ArrowException) as error:
             raise SlimtabError(f"{self.path} cannot be read ({error}); download it again") from error
@@ -195,9 +203,15 @@ class ParquetReader:
             kind, column = self.layout.types[name], table[name]
             if kind != pa.string():
                 try:
-                    column = column.cast(pa.int8()).cast(kind) if pa.types.is_boolean(column.type) else column.cast(kind)
+                    column = (
+                        column.cast(pa.int8()).cast(kind)
+                        if pa.types.is_boolean(column.type)
+                        else column.cast(kind)
+                    )
                 except pa.ArrowException as error:
-                    raise SlimtabError(f"{self.path}: column '{name}' holds {column.type}, not numbers ({error})") from error
+                    raise SlimtabError(
+                        f"{self.path}: column '{name}' holds {column.type}, not numbers ({error})"
+                    ) from error
             columns[name] = column
         typed = pa.table(columns)
         bad = self.layout.suspicious(typed)

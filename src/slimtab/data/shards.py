@@ -67,22 +67,36 @@ def plan_shards(split: Split) -> Iterator[Shard]:
 
 
 def write_shard(
-    shard: Shard, schema: Schema, chunks: Sequence[Chunk], split: Split, ids: Mapping[str, TokenIds], folder: Path
+    shard: Shard,
+    schema: Schema,
+    chunks: Sequence[Chunk],
+    split: Split,
+    ids: Mapping[str, TokenIds],
+    folder: Path,
 ) -> None:
     """Encode a shard's rows and write it, complete or not at all."""
     layout = shard_schema(schema)
-    encoded = [layout.empty_table()]
-    for number, low, high in shard.parts:
-        rows = split.rows_of(number, shard.split)[low:high]
-        encoded.append(_encode(chunks[number], number, rows, schema, ids))
-    table = pa.concat_tables(encoded).combine_chunks()
     path = folder / shard.name
-    with written(path) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-            writer.write_batch(batch)
+    rest = layout.empty_table()
+    with (
+        written(path) as beside,
+        pa.OSFile(str(beside), "wb") as sink,
+        pa.ipc.new_file(sink, layout) as writer,
+    ):
+        for number, low, high in shard.parts:
+            rows = split.rows_of(number, shard.split)[low:high]
+            table = pa.concat_tables(
+                [rest, _encode(chunks[number], number, rows, schema, ids)]
+            ).combine_chunks()
+            whole = table.num_rows // BATCH_ROWS * BATCH_ROWS
+            writer.write_table(table.slice(0, whole), max_chunksize=BATCH_ROWS)
+            rest = table.slice(whole)
+        writer.write_table(rest)
 
 
-def _encode(chunk: Chunk, number: int, rows: np.ndarray, schema: Schema, ids: Mapping[str, TokenIds]) -> pa.Table:
+def _encode(
+    chunk: Chunk, number: int, rows: np.ndarray, schema: Schema, ids: Mapping[str, TokenIds]
+) -> pa.Table:
     layout = shard_schema(schema)
     low, count = int(rows[0]), len(rows)
     consecutive = int(rows[-1]) - low + 1 == count

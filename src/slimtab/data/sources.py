@@ -28,7 +28,9 @@ def find_sources(source: Path, kind: str) -> tuple[Path, ...]:
         SlimtabError: when there is nothing to read, or a download has not finished.
     """
     if not source.exists():
-        raise SlimtabError(f"{source} does not exist; give the raw file, or the folder that holds the raw files")
+        raise SlimtabError(
+            f"{source} does not exist; give the raw file, or the folder that holds the raw files"
+        )
     if source.is_file():
         found = [source]
     else:
@@ -88,33 +90,48 @@ def read_blocks(path: Path, size: int, start: int = 0, first_line: int = 1) -> I
     try:
         with pa.input_stream(str(path), compression="detect") as stream:
             _skip(stream, start)
-            rest = b""
-            while part := stream.read(size):
-                part = rest + part
-                cut = part.rfind(b"\n") + 1
-                if cut == 0 and len(part) > LONGEST_LINE:
-                    raise SlimtabError(f"{path} has no line end within {LONGEST_LINE >> 20} MiB; is it a text file?")
-                data, rest = part[:cut], part[cut:]
-                if data:
-                    lines = data.count(b"\n")
-                    yield Block(data, start, first_line, lines)
-                    start, first_line = start + len(data), first_line + lines
-            if rest:
-                yield Block(rest, start, first_line, 1)
+            # A block depends on where it starts and on nothing before, so that a resumed run cuts the same.
+            buffer, want = b"", size
+            while True:
+                buffer += _read(stream, want - len(buffer))
+                cut = buffer.rfind(b"\n", 0, want) + 1
+                if cut:
+                    lines = buffer.count(b"\n", 0, cut)
+                    yield Block(buffer[:cut], start, first_line, lines)
+                    start, first_line, want = start + cut, first_line + lines, size
+                    buffer = buffer[cut:]
+                elif len(buffer) < want:
+                    break
+                elif want > LONGEST_LINE:
+                    raise SlimtabError(f"{path} has no line end within {want >> 20} MiB; is it a text file?")
+                else:
+                    want += size
+            if buffer:
+                yield Block(buffer, start, first_line, 1)
     except OSError as error:
         what = "ends too early" if "Truncated" in str(error) else "cannot be read"
         raise SlimtabError(f"{path} {what} ({error}); download it again") from error
 
 
-def first_line(path: Path) -> bytes:
-    """Return the first line without its line end, b"" where the file has none."""
+def first_lines(path: Path, count: int) -> list[bytes]:
+    """Return up to ``count`` lines from the start of the file, without line ends and blank lines."""
     block = next(read_blocks(path, 2**16), None)
-    return b"" if block is None else block.data.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf")
+    data = b"" if block is None else block.data.removeprefix(b"\xef\xbb\xbf")
+    return [line.rstrip(b"\r") for line in data.split(b"\n") if line.strip()][:count]
 
 
 def text_suffix(path: Path) -> str:
     """Return the suffix that names the format: ``.csv`` of ``rows.csv.gz``."""
     return Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
+
+
+def _read(stream: Any, nbytes: int) -> bytes:
+    """Read ``nbytes``, fewer only at the end of the file."""
+    parts = []
+    while nbytes > 0 and (part := stream.read(nbytes)):
+        parts.append(part)
+        nbytes -= len(part)
+    return b"".join(parts)
 
 
 def _skip(stream: Any, nbytes: int) -> None:

@@ -36,7 +36,11 @@ class Split:
             bounds = ()
         elif bounds is None:
             # The epsilon keeps 80 % of 1000 at 800 where 0.8 · 1000 falls short of it.
-            bounds = (int(total * options.train + 1e-6), int(total * (options.train + options.valid) + 1e-6), total)
+            bounds = (
+                int(total * options.train + 1e-6),
+                int(total * (options.train + options.valid) + 1e-6),
+                total,
+            )
         return cls(starts, bounds, (options.train, options.valid, options.test), options.seed)
 
     def rows_of(self, chunk: int, name: str) -> np.ndarray:
@@ -57,7 +61,8 @@ class Split:
 
 def _uniform(counter: np.ndarray, seed: int) -> np.ndarray:
     """Return a number in [0, 1) for each counter: SplitMix64, so that any row's is had without the others."""
-    state = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed % 2**32) * np.uint64(0xD1342543DE82EF95)
+    start = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    state = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + start
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     state ^= state >> np.uint64(31)

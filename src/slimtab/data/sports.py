@@ -11,6 +11,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ def find_sports(source: Path) -> tuple[Path, Path]:
     interactions = folder / INTERACTIONS if source.is_dir() else source
     for path in (interactions, folder / CATEGORIES):
         if not path.is_file():
-            raise SlimtabError(f"{path} does not exist; sports needs {INTERACTIONS} and {CATEGORIES} in one folder")
+            raise SlimtabError(
+                f"{path} does not exist; sports needs {INTERACTIONS} and {CATEGORIES} in one folder"
+            )
     return interactions, folder / CATEGORIES
 
 
@@ -79,13 +82,20 @@ class SportsReader:
         order = np.argsort(which, kind="stable")
         train, valid, test = np.cumsum(np.bincount(which, minlength=3)).tolist()
         lists = _read_categories(categories, int(items.max()) + 1)
-        return cls(interactions, np.repeat(user, per_positive)[order], item[order], label[order], (train, valid, test), lists)
+        return cls(
+            interactions,
+            np.repeat(user, per_positive)[order],
+            item[order],
+            label[order],
+            (train, valid, test),
+            lists,
+        )
 
     def pieces(self, start: int = 0, line: int = 1) -> Iterator[Piece]:
         """Yield the rows in pieces; ``start`` counts rows."""
         for low in range(start, len(self.item), _PIECE_ROWS):
             high = min(low + _PIECE_ROWS, len(self.item))
-            yield Piece(low, high, high + 1, lambda low=low, high=high: self.parse(low, high))  # type: ignore[misc]
+            yield Piece(low, high, high + 1, partial(self.parse, low, high))
 
     def parse(self, low: int, high: int) -> RawRows:
         """Return rows ``low`` … ``high`` − 1 as the raw columns label, user, item and categories."""
@@ -115,14 +125,18 @@ def _read_interactions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return numbers[firsts], widths - 1, np.delete(numbers, firsts)
 
 
-def _negatives(user: np.ndarray, item: np.ndarray, training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _negatives(
+    user: np.ndarray, item: np.ndarray, training: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Return items [N, NEGATIVES] that the row's user never touched, in any split."""
     count = int(item.max()) + 1
     known = np.unique(item)
     touched = np.unique(user * count + item)
     most = np.bincount(np.unique(touched // count, return_inverse=True)[1]).max()
     if most >= len(known):
-        raise SlimtabError("a user has touched every item, so no negative can be drawn for them; drop that user")
+        raise SlimtabError(
+            "a user has touched every item, so no negative can be drawn for them; drop that user"
+        )
     popular = item[training] if training.any() else item
     owner = np.repeat(user, NEGATIVES)
     drawn = np.empty(len(owner), dtype=np.int64)
@@ -141,11 +155,15 @@ def _negatives(user: np.ndarray, item: np.ndarray, training: np.ndarray, rng: np
 
 
 def _read_categories(path: Path, items: int) -> pa.ListArray:
-    """Return each item's distinct categories, in the file's order; none for an item that is not in the file."""
+    """Return each item's distinct categories, in the file's order; none for an item not in the file."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found = json.load(file)
-        lists = {int(item): list(dict.fromkeys(str(category) for category in row)) for item, row in found.items()}
+        lists = {
+            int(item): list(dict.fromkeys(str(category) for category in row)) for item, row in found.items()
+        }
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise SlimtabError(f"{path} cannot be read as item → categories ({error}); download it again") from error
+        raise SlimtabError(
+            f"{path} cannot be read as item → categories ({error}); download it again"
+        ) from error
     return pa.array([lists.get(item, []) for item in range(items)], pa.list_(pa.string()))

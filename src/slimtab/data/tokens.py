@@ -61,7 +61,9 @@ def hash_tokens(tokens: pa.StringArray, salt: int) -> np.ndarray:
     state = np.full(count, salt, dtype=np.uint64)
     if count == 0:
         return state.view(np.int64)
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[tokens.offset : tokens.offset + count + 1].astype(np.int64)
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[tokens.offset : tokens.offset + count + 1].astype(
+        np.int64
+    )
     starts, lengths = offsets[:-1], np.diff(offsets)
     base, used = int(offsets[0]), int(offsets[-1] - offsets[0])
     # Eight bytes of padding let the last word of the last token be read whole.

@@ -27,9 +27,11 @@ def transform(numeric: Numeric, column: Any) -> np.ndarray:
     """Return the model's input for a raw numeric column [N] float32, 0 where missing."""
     values, present = as_numbers(column)
     if numeric.transform == "log1p":
-        return np.log1p(np.maximum(values, 0.0)).astype(np.float32)
-    scaled = (values - numeric.mean) / numeric.std
-    return np.where(present, scaled, 0.0).astype(np.float32)
+        scaled = np.log1p(np.maximum(values, 0.0))
+    else:
+        scaled = np.where(present, (values - numeric.mean) / numeric.std, 0.0)
+    result: np.ndarray = scaled.astype(np.float32)
+    return result
 
 
 def bucket_tokens(column: Any) -> pa.DictionaryArray:

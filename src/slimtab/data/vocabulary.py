@@ -31,12 +31,16 @@ class Vocabulary:
         self.tokens = pa.chunked_array(chunks, pa.string()).cast(pa.large_string()).combine_chunks()
         self._salt = 0
         while True:
-            hashes = np.concatenate([hash_tokens(chunk, self._salt) for chunk in chunks] or [np.empty(0, np.int64)])
+            hashes = np.concatenate(
+                [hash_tokens(chunk, self._salt) for chunk in chunks] or [np.empty(0, np.int64)]
+            )
             order = np.argsort(hashes, kind="stable")
             self._hashes = hashes[order]
             if not (self._hashes[1:] == self._hashes[:-1]).any():
                 break
-            self._salt += 1  # Two tokens share a hash, once in a million vocabularies: another salt parts them.
+            self._salt += (
+                1  # Two tokens share a hash, once in a million vocabularies: another salt parts them.
+            )
         self._ids = order.astype(np.int32) + np.int32(1)
 
     @classmethod
@@ -49,7 +53,9 @@ class Vocabulary:
         try:
             table = pq.read_table(path, columns=["token"])
         except (OSError, pa.ArrowException) as error:
-            raise SlimtabError(f"vocabulary {path} cannot be read ({error}); prepare the dataset again") from error
+            raise SlimtabError(
+                f"vocabulary {path} cannot be read ({error}); prepare the dataset again"
+            ) from error
         return cls(table["token"].slice(1))
 
     def __len__(self) -> int:
