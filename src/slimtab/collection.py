@@ -119,7 +119,8 @@ class TableCollection(nn.Module):
         if self._one_hot:
             slot = self._repeated_slots(batch.size, ids.device)
             flat = self._checked(ids.reshape(-1), slot, lambda position: position // self._one_hot)
-            parts.append(self._vectors(flat, slot).unflatten(0, (batch.size, self._one_hot)))
+            looked_up = self._vectors(flat, slot)
+            parts.append(looked_up.view(batch.size, self._one_hot, looked_up.shape[1]))
         if self._one_hot < len(self.features):
             if batch.ragged is None:
                 raise SlimtabError(
