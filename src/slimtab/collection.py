@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimtab.batch import Batch
+from slimtab.batch import Batch, Ragged
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
@@ -41,7 +41,7 @@ class TableCollection(nn.Module):
     """
 
     table: EmbeddingTable | FrozenTable
-    _bound: Tensor
+    _last: Tensor
     _offset: Tensor
     _averaged: Tensor
 
@@ -59,9 +59,11 @@ class TableCollection(nn.Module):
             raise SlimtabError(
                 "one-hot features come before multi-hot ones in a collection; sort the features"
             )
-        # What the schema says, kept out of state_dict: bounds of ids, and which bags are averaged.
-        bounds = [f.num_ids if f.encoding == "vocab" else torch.iinfo(torch.int64).max for f in self.features]
-        self.register_buffer("_bound", torch.tensor(bounds), persistent=False)
+        # What the schema says, kept out of state_dict: the last id of each, and which bags are averaged.
+        last = [
+            f.num_ids - 1 if f.encoding == "vocab" else torch.iinfo(torch.int64).max for f in self.features
+        ]
+        self.register_buffer("_last", torch.tensor(last), persistent=False)
         # Numbers every (feature, id) differently; ids that are hashes are told apart by hashing once more.
         self._numbered = all(feature.encoding == "vocab" for feature in self.features)
         starts = [0, *accumulate(feature.num_ids for feature in self.features)][:-1]
@@ -126,9 +128,10 @@ class TableCollection(nn.Module):
                 raise SlimtabError(
                     f"the batch holds no multi-hot ids, but '{self.features[-1].name}' needs them"
                 )
-            order = self._order(batch.ragged.keys, self._one_hot, len(self.features))
-            slots = torch.tensor([self._slot_of[key] for key in batch.ragged.keys], device=ids.device)
-            pooled = self._pool(batch.ragged.values, batch.ragged.lengths, slots, None)
+            ragged = self._known(batch.ragged)
+            order = self._order(ragged.keys, self._one_hot, len(self.features))
+            slots = torch.tensor([self._slot_of[key] for key in ragged.keys], device=ids.device)
+            pooled = self._pool(ragged.values, ragged.lengths, slots, None)
             parts.append(pooled if order == tuple(range(len(order))) else pooled[:, list(order)])
         vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return self.table.project(vectors)
@@ -206,14 +209,14 @@ class TableCollection(nn.Module):
         if weights is not None:
             vectors = vectors * weights[:, None]
         pooled = vectors.new_zeros(features * size, vectors.shape[1]).index_add(0, bag, vectors)
-        pooled = pooled.view(features, size, -1)
+        pooled = pooled.view(features, size, vectors.shape[1])
         count = torch.where(self._averaged[slots][:, None], lengths, 1).clamp(min=1)
         averaged: Tensor = pooled / count[..., None]
         return averaged.transpose(0, 1)
 
     def _checked(self, ids: Tensor, slot: Tensor, row_at: Callable[[int], int]) -> Tensor:
         """Return ``ids`` with none outside its feature's range; ``row_at`` tells the row of a position."""
-        outside: Tensor = (ids < 0) | (ids >= self._bound[slot])
+        outside: Tensor = (ids < 0) | (ids > self._last[slot])
         if self.check_ids == "oov":
             return ids.masked_fill(outside, 0)
         if bool(outside.any()):
@@ -226,6 +229,16 @@ class TableCollection(nn.Module):
                 "encode the rows with this model's vocabulary, or set check_ids to oov"
             )
         return ids
+
+    def _known(self, ragged: Ragged) -> Ragged:
+        """Return the features of ``ragged`` that this collection has."""
+        known = [key in self._slot_of for key in ragged.keys]
+        if all(known):
+            return ragged
+        kept = torch.tensor(known, device=ragged.values.device)
+        values = ragged.values[kept.repeat_interleave(ragged.lengths.sum(dim=1))]
+        keys = tuple(key for key in ragged.keys if key in self._slot_of)
+        return Ragged(keys, values, ragged.lengths[kept])
 
     def _repeated_slots(self, size: int, device: torch.device) -> Tensor:
         """Return 0 … F−1 repeated for each row [B · F], made once per batch size."""
