@@ -26,17 +26,17 @@ def written(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn "no space left" into a line that says what to do.
+def write_errors_explained(folder: Path) -> Iterator[None]:
+    """Turn "no space left" and "permission denied" into a line that says what to do.
 
     Raises:
-        SlimtabError: when the disk or quota is full.
+        SlimtabError: when the folder cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
-            raise
+            raise SlimtabError(f"cannot write in {folder} ({error}); choose another place") from error
         free = format_bytes(shutil.disk_usage(folder).free)
         raise SlimtabError(
             f"the disk of {folder} is full ({free} left); free some space and run the same command again, "

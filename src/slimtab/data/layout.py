@@ -19,6 +19,7 @@ from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Schema
 
 _LOOK_AT = 20
+_SHOWN = 40
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _LARGEST = float(np.finfo(np.float32).max)
 _STAMP = re.compile(r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])")
@@ -141,14 +142,14 @@ class Layout:
             value = self._number(cell, kind)
             if name == self.label:
                 if value not in (0, 1):
-                    return f"label {cell!r} is not 0 or 1"
+                    return f"label {_shown(cell)} is not 0 or 1"
             elif self.kind == "avazu":
                 if not _STAMP.fullmatch(str(value)):
-                    return f"{name}: {cell!r} is not a time like 14102100 (YYMMDDHH)"
+                    return f"{name}: {_shown(cell)} is not a time like 14102100 (YYMMDDHH)"
             elif value is None and cell not in self.nulls:
-                return f"{name}: {cell!r} is not {'an integer' if kind == pa.int64() else 'a number'}"
+                return f"{name}: {_shown(cell)} is not {'an integer' if kind == pa.int64() else 'a number'}"
             elif value is not None and abs(value) > _LARGEST:
-                return f"{name}: {cell!r} is beyond the numbers a float32 can hold"
+                return f"{name}: {_shown(cell)} is beyond the numbers a float32 can hold"
         return None
 
     def parse(self, data: bytes, fields: tuple[str, ...], separator: str) -> pa.Table:
@@ -197,6 +198,10 @@ def split_line(text: str, separator: str) -> list[str]:
 def is_derived(kind: str, name: str) -> bool:
     """Whether this column is computed from the raw ones instead of read."""
     return kind == "avazu" and name in AVAZU_DERIVED
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "…")
 
 
 def _quote(separator: str) -> str | bool:

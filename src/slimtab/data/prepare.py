@@ -24,7 +24,7 @@ from tqdm import tqdm
 from slimtab.data.chunks import Chunk, write_chunk
 from slimtab.data.columns import describe_columns, draft_schema
 from slimtab.data.counting import TokenIds, build_vocabulary, plan_ids
-from slimtab.data.files import full_disk_explained, written
+from slimtab.data.files import write_errors_explained, written
 from slimtab.data.layout import Layout
 from slimtab.data.manifest import MANIFEST, Workspace, write_json
 from slimtab.data.options import PrepOptions
@@ -81,7 +81,7 @@ def prepare(source: Path, out: Path, options: PrepOptions, progress: bool = True
     if workspace.finished():
         _say(progress, f"{out} is there already, made from the same files with the same settings")
         return Schema.load(out / "schema.json")
-    with full_disk_explained(out.parent if out.parent.exists() else Path()):
+    with write_errors_explained(out.parent if out.parent.exists() else Path()):
         block_bytes = min(BLOCK_BYTES, memory // (2 * _BLOCK_COST * (_WORKERS + 1)))
         block_bytes = workspace.open(block_bytes)
         try:

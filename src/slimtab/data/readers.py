@@ -120,6 +120,8 @@ class TextReader:
     def parse(self, block: Block) -> RawRows:
         """Parse one block: all at once when every line is well-formed, else line by line."""
         data, first, lines = block.data, block.first_line, block.lines
+        if first == 1:
+            data = data.removeprefix(b"\xef\xbb\xbf")
         if self.header and first == 1:
             data, first, lines = data[data.find(b"\n") + 1 :] if b"\n" in data else b"", 2, lines - 1
         table = self._parse_clean(data, lines)

@@ -1,6 +1,6 @@
 """The sports interactions as rows: positives in time order, sampled negatives, item categories.
 
-Protocol (methods.md's sports data): a user's last item is for testing, the one before for validation, the
+The usual protocol for such data: a user's last item is for testing, the one before for validation, the
 rest for training; each positive gets two negatives that the user never touched, each drawn by popularity
 (of training interactions) or uniformly with probability ½.
 """
