@@ -74,7 +74,7 @@ def build_model(name: str, tables: TableCollection, num_dense: int, options: Map
     """Return the model called ``name`` with ``options`` for its config.
 
     Raises:
-        SlimtabError: when no model has that name, or it has no such option.
+        SlimtabError: when no model has that name, or it has no such option, or the option's value is wrong.
     """
     package = importlib.import_module("slimtab.models")
     for module in pkgutil.iter_modules(package.__path__):
@@ -82,8 +82,24 @@ def build_model(name: str, tables: TableCollection, num_dense: int, options: Map
     if name not in _MODELS:
         raise SlimtabError(f"no model '{name}'{nearest(name, _MODELS)}")
     model = _MODELS[name]
-    known = [field.name for field in dataclasses.fields(model.Config)]
-    for option in options:
+    known = {field.name: field.default for field in dataclasses.fields(model.Config)}
+    for option, value in options.items():
         if option not in known:
             raise SlimtabError(f"model {name} has no option '{option}'{nearest(option, known)}")
-    return model(tables, num_dense, model.Config(**options))
+        if not _fits(value, known[option]):
+            raise SlimtabError(
+                f"model {name}: option '{option}' is {value!r}; give one like {known[option]!r}"
+            )
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return model(tables, num_dense, model.Config(**settings))
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Tell whether ``value`` is of the kind of ``default``: layer widths, a share, a count, perhaps None."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(width) is int and width > 0 for width in value)
+    if isinstance(default, float):
+        return type(value) in (int, float) and 0 <= value < 1
+    if default is None:
+        return value is None or (type(value) is int and value > 0)
+    return type(value) is int and value >= 0

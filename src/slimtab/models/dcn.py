@@ -56,8 +56,9 @@ class DCN(CTRModel, name="dcn"):
         super().__init__(tables, num_dense, config)
         width = len(tables.features) * tables.dim + num_dense
         self.cross = nn.ModuleList(_Cross(width, config.rank) for _ in range(config.cross))
-        self.deep = mlp((width, *config.mlp), config.dropout)
-        self.output = nn.Linear(width + config.mlp[-1], 1)
+        widths = (width, *config.mlp)
+        self.deep = mlp(widths, config.dropout)
+        self.output = nn.Linear(width + widths[-1], 1)
 
     def interact(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Return logits [B]."""

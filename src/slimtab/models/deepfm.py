@@ -40,9 +40,9 @@ class DeepFM(CTRModel, name="deepfm"):
     def __init__(self, tables: TableCollection, num_dense: int, config: DeepFMConfig) -> None:
         """See :class:`~slimtab.models.base.CTRModel`."""
         super().__init__(tables, num_dense, config)
-        inputs = len(tables.features) * tables.dim + num_dense
-        self.deep = mlp((inputs, *config.mlp), config.dropout)
-        self.output = nn.Linear(config.mlp[-1], 1)
+        widths = (len(tables.features) * tables.dim + num_dense, *config.mlp)
+        self.deep = mlp(widths, config.dropout)
+        self.output = nn.Linear(widths[-1], 1)
         self.linear = nn.Linear(num_dense, 1, bias=False) if num_dense else None
 
     def interact(self, dense: Tensor, vectors: Tensor) -> Tensor:

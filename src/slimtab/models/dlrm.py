@@ -43,8 +43,9 @@ class DLRM(CTRModel, name="dlrm"):
         self.register_buffer("pairs", torch.triu_indices(vectors, vectors, offset=1), persistent=False)
         # Without numeric columns the embeddings themselves stand beside their products.
         beside = tables.dim if self.bottom is not None else len(tables.features) * tables.dim
-        self.top = mlp((beside + self.pairs.shape[1], *config.top), config.dropout)
-        self.output = nn.Linear(config.top[-1], 1)
+        widths = (beside + self.pairs.shape[1], *config.top)
+        self.top = mlp(widths, config.dropout)
+        self.output = nn.Linear(widths[-1], 1)
 
     def interact(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Return logits [B]."""
