@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from slimtab.batch import Batch
+from slimtab.errors import SlimtabError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ def score(label: NDArray[np.float64], probability: NDArray[np.float64]) -> Metri
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return labels [N] and probabilities [N] of all rows, in order, with ``model`` in eval mode."""
+    """Return labels [N] and probabilities [N] of all rows, in order, with ``model`` in eval mode.
+
+    Raises:
+        SlimtabError: when there is no row.
+    """
     training = model.training
     model.eval()
     labels, probabilities = [], []
@@ -57,6 +62,8 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[NDArray[np.floa
         probabilities.append(torch.sigmoid(model(batch).double()).numpy())
         labels.append(batch.label.double().numpy())
     model.train(training)
+    if not labels:
+        raise SlimtabError("there are no rows to score; prepare the dataset with a larger share of them")
     return np.concatenate(labels), np.concatenate(probabilities)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimtab.config import OptimizerSettings
+from slimtab.errors import SlimtabError
 from slimtab.tables.rows import FusedRows, RowOptimizer, RowsFactory
 
 
@@ -18,7 +19,12 @@ def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> RowsFac
     Args:
         settings: ``rows``, ``rows_lr`` and ``rows_decay`` matter here.
         steps_per_epoch: over which an epoch's decay is spread.
+
+    Raises:
+        SlimtabError: when an epoch has no steps.
     """
+    if steps_per_epoch < 1:
+        raise SlimtabError("there are no rows to train on; prepare the dataset with a larger share of them")
     # 1 − lr·λ of each step is e^(−decay / steps), which stays above zero however few the steps are.
     decay = -math.expm1(-settings.rows_decay / steps_per_epoch) / settings.rows_lr
     optimizer = RowOptimizer(settings.rows, settings.rows_lr, decay)

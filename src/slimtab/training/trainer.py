@@ -19,7 +19,7 @@ from slimtab.models.base import CTRModel
 from slimtab.tables.base import EmbeddingTable
 from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
 from slimtab.training.health import health_figures, warn_untrained
-from slimtab.training.metrics import Metrics, evaluate
+from slimtab.training.metrics import Metrics, predict, score
 from slimtab.training.observer import Observer, StepReport
 from slimtab.training.optimizers import Optimizers
 from slimtab.training.plateau import Plateau
@@ -55,6 +55,7 @@ class Trainer:
         self.seconds = 0.0  # spent in training steps, over all sittings
         self.best: Metrics | None = None
         self.finished = False
+        self._saved_at = 0.0
 
     @property
     def rows_per_second(self) -> float:
@@ -71,6 +72,7 @@ class Trainer:
             SlimtabError: when the loss is not finite, naming the step.
         """
         self._resume()
+        self._saved_at = time.perf_counter()
         try:
             while not self.finished:
                 self._train_epoch()
@@ -84,7 +86,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train from the loader's position to the end of the epoch, or until training is over."""
         self.model.train()
-        started = logged_at = saved_at = time.perf_counter()
+        started = logged_at = time.perf_counter()
         logged_step = self.step
         for batch in self.train_rows:
             logging = self.step % self.settings.log_steps == 0
@@ -95,12 +97,12 @@ class Trainer:
                 self._log(loss, rows / (now - logged_at), figures)
                 logged_at, logged_step = now, self.step
             validate = self._is_validation()
-            if validate or self._is_checkpoint(now - saved_at):
+            if validate or self._is_checkpoint(now - self._saved_at):
                 self.seconds += now - started
                 if validate:
                     self._validate()
                 self._save()
-                started = logged_at = saved_at = time.perf_counter()
+                started = logged_at = self._saved_at = time.perf_counter()
             if self.finished:
                 return
         self.seconds += time.perf_counter() - started
@@ -113,11 +115,7 @@ class Trainer:
         self.optimizers.zero_grad()
         loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
         value = loss.item()
-        if not math.isfinite(value):
-            raise SlimtabError(
-                f"the loss is {value} at step {self.step}; lower optimizer.lr and optimizer.rows_lr, "
-                "or look for extreme values in the numeric columns"
-            )
+        self._check_finite(value)
         penalty = table.penalty()
         torch.autograd.backward(loss if penalty is None else loss + penalty)
         if self.step == 0:
@@ -126,6 +124,13 @@ class Trainer:
         self.optimizers.step()
         self.step += 1
         return value, figures
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise SlimtabError(
+                f"the loss is {loss} at step {self.step}; lower optimizer.lr and optimizer.rows_lr, "
+                "or look for extreme values in the numeric columns"
+            )
 
     def _log(self, loss: float, rows_per_second: float, figures: dict[str, float]) -> None:
         epoch = self.step / len(self.train_rows)
@@ -144,7 +149,9 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        metrics = evaluate(self.model, self.valid_rows)
+        label, probability = predict(self.model, self.valid_rows)
+        self._check_finite(float(probability.sum()))
+        metrics = score(label, probability)
         best = self.plateau.update(metrics.logloss)
         if best:
             self.best = metrics
