@@ -60,7 +60,7 @@ class Trainer:
     @property
     def rows_per_second(self) -> float:
         """Training rows per second, validations and checkpoints left out."""
-        return self.step * self.train_rows.batch_size / max(self.seconds, 1e-9)
+        return self.step / len(self.train_rows) * self.train_rows.rows / max(self.seconds, 1e-9)
 
     def fit(self) -> Metrics:
         """Train to the end and leave the best weights in the model.
@@ -103,6 +103,7 @@ class Trainer:
                     self._validate()
                 self._save()
                 started = logged_at = self._saved_at = time.perf_counter()
+                logged_step = self.step
             if self.finished:
                 return
         self.seconds += time.perf_counter() - started
