@@ -22,7 +22,7 @@ PREP = """
 import os, signal, sys
 from pathlib import Path
 from slimtab.data import files, manifest, prepare, shards
-prepare.BLOCK_BYTES, shards.SHARD_ROWS = 40_000, 500
+prepare.BLOCK_BYTES, prepare._TOKEN_COST, shards.SHARD_ROWS = 40_000, 1_000_000, 500
 raw, out, options, writes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), int(sys.argv[4])
 left, fsync = [writes], os.fsync
 def counted(number):
@@ -47,27 +47,28 @@ def run(raw: Path, out: Path, options: dict[str, object], writes: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"kind": "criteo"}, {"kind": "criteo", "ids": "hash", "numeric": "standard", "split": "random"}],
+    ("options", "writes_until_kill"),
+    [
+        # Of 138 and of 34 writes; -1 kills while the intermediate files are being removed.
+        ({"kind": "criteo"}, (2, 15, 70, 46, -1)),
+        ({"kind": "criteo", "ids": "hash", "numeric": "standard", "split": "random"}, (2, 15, 12, -1)),
+    ],
     ids=["vocab", "hash"],
 )
-def test_killed_again_and_again_the_dataset_is_identical(tmp_path: Path, options: dict[str, object]) -> None:
+def test_killed_again_and_again_the_dataset_is_identical(
+    tmp_path: Path, options: dict[str, object], writes_until_kill: tuple[int, ...]
+) -> None:
     lines = criteo_lines(3000, tokens=500)
     lines[700] = lines[2500] = "malformed"
-    raw = criteo_file(tmp_path, lines)
+    raw, out = criteo_file(tmp_path, lines), tmp_path / "out"
     assert run(raw, tmp_path / "whole", options, 0) == 0
     expected = digest(tmp_path / "whole")
     assert len([name for name in expected if name.startswith("train/")]) == 5
-
-    out, kills = tmp_path / "out", 0
-    for writes in (1, 4, 17, 9, 30, 5, -1):
-        if run(raw, out, options, writes) == 0:
-            break
+    for number, writes in enumerate(writes_until_kill):
+        memory = "300MB" if number % 2 else "2GB"
+        assert run(raw, out, {**options, "max_memory": memory}, writes) == -signal.SIGKILL
         assert not out.exists()
-        kills += 1
-    assert kills >= (7 if options.get("ids") != "hash" else 4)
-    if not out.exists():
-        assert run(raw, out, options, 0) == 0
+    assert run(raw, out, options, 0) == 0
     assert digest(out) == expected
     assert not out.with_name("out.partial").exists()
 
@@ -76,7 +77,7 @@ def test_killed_from_outside_while_reading_gzip(tmp_path: Path) -> None:
     import gzip
 
     raw = tmp_path / "rows.tsv.gz"
-    raw.write_bytes(gzip.compress("\n".join(criteo_lines(6000)).encode()))
+    raw.write_bytes(gzip.compress("\n".join(criteo_lines(2500)).encode()))
     options: dict[str, object] = {"kind": "criteo"}
     assert run(raw, tmp_path / "whole", options, 0) == 0
     out = tmp_path / "out"
@@ -114,7 +115,8 @@ def test_two_preps_never_write_one_dataset(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from slimtab.data.manifest import Workspace;"
         "from slimtab.data.options import PrepOptions; raw, out = map(Path, sys.argv[1:]);"
-        "Workspace(out, PrepOptions('criteo'), (raw,)).open(2**20); print('held', flush=True); time.sleep(60)"
+        "Workspace(out, PrepOptions('criteo'), (raw,)).open({'block_bytes': 2**20, 'tokens': 1000});"
+        "print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(raw), str(out)], stdout=subprocess.PIPE, text=True

@@ -60,11 +60,14 @@ class Workspace:
         )
         return True
 
-    def open(self, block_bytes: int) -> int:
+    def open(self, sizes: dict[str, int]) -> dict[str, int]:
         """Create the folder, or take up the one of an earlier run; only one process may hold it.
 
+        Args:
+            sizes: how large the pieces of work are to be.
+
         Returns:
-            Bytes per block of text: those of the earlier run where there is one, as blocks must not shift.
+            The sizes of the earlier run where there is one, as its pieces must fit the new ones.
 
         Raises:
             SlimtabError: when another process works there, or the earlier run had other settings or sources.
@@ -72,7 +75,7 @@ class Workspace:
         self.work.mkdir(parents=True, exist_ok=True)
         self._hold()
         try:
-            return self._take_up(block_bytes)
+            return self._take_up(sizes)
         except BaseException:
             self.close()
             raise
@@ -88,12 +91,12 @@ class Workspace:
                 f"another prep is writing {self.out}; wait for it, or choose another OUT"
             ) from error
 
-    def _take_up(self, block_bytes: int) -> int:
+    def _take_up(self, sizes: dict[str, int]) -> dict[str, int]:
         state = self.work / "state.json"
         if not state.exists():
             if (self.folder / MANIFEST).exists():
-                return block_bytes
-            write_json(state, {**self.identity, "times": self._times, "block_bytes": block_bytes})
+                return sizes
+            write_json(state, {**self.identity, "times": self._times, "sizes": sizes})
         found = _read(state)
         advice = f"go back to them, or remove {self.folder} to start again"
         self._compare(found, f"{self.folder} holds an unfinished prep", advice)
@@ -101,8 +104,8 @@ class Workspace:
             raise SlimtabError(
                 f"a raw file changed after {self.folder} was begun; remove that folder to start again"
             )
-        block: int = found["block_bytes"]
-        return block
+        earlier: dict[str, int] = found["sizes"]
+        return earlier
 
     def publish(self) -> None:
         """Remove the intermediate files and rename the finished folder to OUT."""

@@ -82,11 +82,14 @@ def prepare(source: Path, out: Path, options: PrepOptions, progress: bool = True
         _say(progress, f"{out} is there already, made from the same files with the same settings")
         return Schema.load(out / "schema.json")
     with write_errors_explained(out.parent if out.parent.exists() else Path()):
-        block_bytes = min(BLOCK_BYTES, memory // (2 * _BLOCK_COST * (_WORKERS + 1)))
-        block_bytes = workspace.open(block_bytes)
+        sizes = {
+            "block_bytes": min(BLOCK_BYTES, memory // (2 * _BLOCK_COST * (_WORKERS + 1))),
+            "tokens": memory // (2 * _TOKEN_COST * _WORKERS),
+        }
+        sizes = workspace.open(sizes)
         try:
             if not (workspace.folder / MANIFEST).exists():
-                _Prep(workspace, options, sources, progress, block_bytes, memory).run()
+                _Prep(workspace, options, sources, progress, sizes).run()
             workspace.publish()
         finally:
             workspace.close()
@@ -102,13 +105,11 @@ class _Prep:
         options: PrepOptions,
         sources: tuple[Path, ...],
         progress: bool,
-        block_bytes: int,
-        memory: int,
+        sizes: dict[str, int],
     ) -> None:
         self.workspace, self.options, self.sources, self.progress = workspace, options, sources, progress
         self.folder, self.work = workspace.folder, workspace.work
-        self.block_bytes = block_bytes
-        self.token_limit = memory // (2 * _TOKEN_COST * _WORKERS)
+        self.block_bytes, self.token_limit = sizes["block_bytes"], sizes["tokens"]
         self.draft = draft_schema(options)
         for name in ("vocab", *SPLITS):
             if name != "vocab" or options.ids == "vocab":
