@@ -57,10 +57,20 @@ class Bench:
 
     def run(self, method: str, budget: str | None, seed: int, tuned: tuple[str, ...]) -> dict:
         """Train one run, or read it where it is finished, and return its metrics."""
-        label = "-".join([method, (budget or "full").strip("%"), *(t.split("=")[1] for t in tuned), f"s{seed}"])
+        label = "-".join(
+            [method, (budget or "full").strip("%"), *(t.split("=")[1] for t in tuned), f"s{seed}"]
+        )
         folder = self.work / self.dataset.name / label
         if not (folder / "metrics.json").exists():
-            command = [sys.executable, "-W", "ignore", "-m", "slimtab", "train", str(self.work / "data" / self.dataset.name)]
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "slimtab",
+                "train",
+                str(self.work / "data" / self.dataset.name),
+            ]
             command += ["--method", method, "--run", str(folder), "--seed", str(seed)]
             command += ["--budget", budget] if budget else []
             command += [*self.dataset.settings, *tuned, "training.threads=1"]
@@ -72,7 +82,9 @@ class Bench:
 
     def all(self, jobs: list[tuple]) -> list[dict]:
         """Run jobs two at a time, in order."""
-        return list(tqdm(self.pool.map(lambda job: self.run(*job), jobs), total=len(jobs), desc=self.dataset.name))
+        return list(
+            tqdm(self.pool.map(lambda job: self.run(*job), jobs), total=len(jobs), desc=self.dataset.name)
+        )
 
     def tune(self, method: str, budget: str | None) -> tuple[str, ...]:
         """Return the grid's setting with the lowest validation logloss at seed 0."""
@@ -119,7 +131,9 @@ def report(bench: Bench, seeds: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=Path("/tmp/slimtab-quality"))
     parser.add_argument("--seeds", type=int, default=5)
@@ -139,7 +153,11 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         for dataset in DATASETS:
             if dataset.name in options.datasets:
-                prepare(options.shared / dataset.source, options.work / "data" / dataset.name, PrepOptions(kind=dataset.kind))
+                prepare(
+                    options.shared / dataset.source,
+                    options.work / "data" / dataset.name,
+                    PrepOptions(kind=dataset.kind),
+                )
                 parts += report(Bench(dataset, options.work, pool), options.seeds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(parts), encoding="utf-8")

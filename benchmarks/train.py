@@ -9,6 +9,7 @@ Peers run in environments of their own: make them with benchmarks/peers/setup.sh
 import argparse
 import datetime
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def contenders(ids: int, peers: bool) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ids", type=int, nargs="+", default=[500_000, 3_600_000])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6)
@@ -53,9 +56,11 @@ def main() -> None:
     options = parser.parse_args()
     parts = [
         "# Training speed\n",
-        f"{datetime.date.today()}, {os.cpu_count()} cores. `python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}`\n",
-        "DeepFM, width 16, MLP 400×3, batch 4096, 13 numeric and 26 one-hot features. Contenders take turns inside one "
-        "run; ratios are taken within a round. `network` is the same network fed embeddings made beforehand.\n",
+        f"{datetime.date.today()}, {os.cpu_count()} cores.",
+        f"`python benchmarks/{shlex.join(['train.py', *sys.argv[1:]])}`\n",
+        "DeepFM, width 16, MLP 400×3, batch 4096, 13 numeric and 26 one-hot features. Contenders take turns",
+        "inside one run; ratios are taken within a round. `network` is the same network fed embeddings made",
+        "beforehand: the floor.\n",
     ]
     for ids in options.ids:
         results = interleave(contenders(ids, not options.no_peers), options.rounds, options.steps)

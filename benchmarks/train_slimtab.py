@@ -3,8 +3,8 @@
 ``--method none`` is the floor: the same network fed embeddings made beforehand, as leaves that ask for their
 gradient, because a step with tables has to compute it too. No table can make a step faster than that.
 
-``--method fbgemm`` puts fbgemm's table-batched embedding, with its row-wise Adagrad fused into backward, under
-the same network: the engine that `FusedRows` has to beat.
+``--method fbgemm`` puts fbgemm's table-batched embedding, with its row-wise Adagrad fused into backward,
+under the same network: the engine that `FusedRows` has to beat.
 """
 
 import worker
@@ -31,9 +31,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     features = [Feature(f"C{i + 1}", size) for i, size in enumerate(workload.sizes(options.ids))]
-    settings = OptimizerSettings(
-        rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE
-    )
+    settings = OptimizerSettings(rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE)
     bare = options.method in ("none", "fbgemm")
     count = min(options.batches, 8) if options.method == "none" else options.batches
     tables = TableCollection.build(

@@ -18,7 +18,9 @@ from slimtab.run import train_run
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="raw file, or prepared folder")
 parser.add_argument("--method", default="unified", help="full, hash, unified (`slimtab methods` lists all)")
-parser.add_argument("--budget", default=None, help="serving bytes of the tables: 10%% of the full ones, or 4MB")
+parser.add_argument(
+    "--budget", default=None, help="serving bytes of the tables: 10%% of the full ones, or 4MB"
+)
 parser.add_argument("--model", default="deepfm", help="deepfm, dlrm or dcn")
 parser.add_argument("--run", default=None, help="run folder (default: runs/MODEL-METHOD-BUDGET)")
 parser.add_argument("settings", nargs="*", help="any other setting, such as optimizer.lr=0.0005")

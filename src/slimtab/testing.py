@@ -99,8 +99,8 @@ def fake_dataset(
             offsets = np.append(0, ends).astype(np.int32)
             values = whole.ragged.values.numpy()
             columns += [
-                pa.ListArray.from_arrays(offsets[start : start + count + 1], values)
-                for start in range(0, len(ends), count)
+                pa.ListArray.from_arrays(offsets[number * count : (number + 1) * count + 1], values)
+                for number in range(len(schema.multi_hot))
             ]
         names = [schema.raw.label, *(numeric.name for numeric in schema.numerics)]
         names += [feature.name for feature in (*schema.one_hot, *schema.multi_hot)]

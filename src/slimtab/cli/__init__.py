@@ -65,5 +65,3 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         command.set_defaults(module=module)
     return parser
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,12 @@ EXAMPLE = "slimtab evaluate runs/u10 day_23.gz --json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder made by `slimtab train`")
-    parser.add_argument("raw", type=Path, metavar="RAW_FILE", help="labelled raw rows: tsv or csv (.gz, .zst), or Parquet")
-    parser.add_argument("--seed", type=int, default=0, help="accepted by every command; an evaluation does not depend on it")
+    parser.add_argument(
+        "raw", type=Path, metavar="RAW_FILE", help="labelled raw rows: tsv or csv (.gz, .zst), or Parquet"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="accepted by every command; an evaluation does not depend on it"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -26,6 +29,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     metrics, rejects = evaluate_raw(args.run_folder / "frozen", args.raw)
     report_rejects(rejects)
     if not args.json:
-        print(f"AUC {metrics.auc:.4f}   logloss {metrics.logloss:.4f}   calibration {metrics.calibration:.3f}   rows {metrics.rows:,}")
-    sys.stdout.flush()
+        quality = f"AUC {metrics.auc:.4f}   logloss {metrics.logloss:.4f}"
+        print(f"{quality}   calibration {metrics.calibration:.3f}   rows {metrics.rows:,}")
     return {**metrics.to_dict(), "rejected": len(rejects)}

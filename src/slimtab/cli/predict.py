@@ -15,8 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder made by `slimtab train`")
     parser.add_argument("raw", type=Path, metavar="RAW_FILE", help="raw rows, with labels or without")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="Parquet file to write: row, probability")
-    parser.add_argument("--seed", type=int, default=0, help="accepted by every command; predictions do not depend on it")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="Parquet file to write: row, probability"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="accepted by every command; predictions do not depend on it"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

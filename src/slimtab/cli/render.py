@@ -16,7 +16,18 @@ _SHOWN_REJECTS = 5
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Return one line per run's metrics: quality beside bytes beside speed."""
-    header = ("run", "model", "method", "budget", "test AUC", "logloss", "tables", "of full", "vocab", "rows/s")
+    header = (
+        "run",
+        "model",
+        "method",
+        "budget",
+        "test AUC",
+        "logloss",
+        "tables",
+        "of full",
+        "vocab",
+        "rows/s",
+    )
     lines = [header] + [
         (
             run["run"],
@@ -40,7 +51,10 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def row(cells: Sequence[str]) -> str:
-        first, *others = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True)))
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        )
         return "  ".join([first, *others]).rstrip()
 
     rule = "  ".join("─" * width for width in widths)

@@ -1,1 +1,1 @@
-
+"""From a trained model to predictions on raw rows."""

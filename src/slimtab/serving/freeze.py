@@ -62,7 +62,9 @@ def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SlimtabError(f"no frozen model at {folder} ({error}); `slimtab train` makes one when it ends") from error
+        raise SlimtabError(
+            f"no frozen model at {folder} ({error}); `slimtab train` makes one when it ends"
+        ) from error
     encoder = Encoder.load(folder / "encoder")
     schema = encoder.schema
     if schema.fingerprint() != card["schema_fingerprint"]:
@@ -74,7 +76,9 @@ def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
     tables = TableCollection(table, features, card["dim"], check_ids="oov")
     model = build_model(card["model"], tables, len(schema.numerics), _tuples(card["model_options"]))
     _load_strictly(tables, folder / "tables.safetensors")
-    _load_strictly(model, folder / "dense.safetensors", also={f"tables.{k}": v for k, v in tables.state_dict().items()})
+    _load_strictly(
+        model, folder / "dense.safetensors", also={f"tables.{k}": v for k, v in tables.state_dict().items()}
+    )
     return model.eval(), encoder
 
 

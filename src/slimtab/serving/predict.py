@@ -82,7 +82,9 @@ def predict_raw(frozen: Path, raw: Path, out: Path) -> tuple[int, list[Reject]]:
                 rejects += part.rejects
         os.replace(beside, out)
     except OSError as error:
-        raise SlimtabError(f"cannot write {out} ({error}); free some space or choose another place") from error
+        raise SlimtabError(
+            f"cannot write {out} ({error}); free some space or choose another place"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
     return rows, rejects
@@ -94,7 +96,9 @@ def to_batches(table: pa.Table, schema: Schema, rows: int = _BATCH_ROWS) -> Iter
         part = table.slice(start, rows)
         size = part.num_rows
 
-        def matrix(names: list[str], kind: type[Any], part: pa.Table = part, size: int = size) -> torch.Tensor:
+        def matrix(
+            names: list[str], kind: type[Any], part: pa.Table = part, size: int = size
+        ) -> torch.Tensor:
             columns = [part[name].to_numpy().astype(kind) for name in names]
             return torch.from_numpy(np.stack(columns, axis=1) if columns else np.empty((size, 0), kind))
 
