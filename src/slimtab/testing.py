@@ -87,7 +87,7 @@ def fake_dataset(
     """
     import pyarrow as pa
 
-    from slimtab.data.mapped import shard_schema
+    from slimtab.data.encode import shard_schema
 
     written: dict[str, Batch] = {}
     for split, count in rows.items():

@@ -7,22 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from slimtab.data.encode import shard_schema
 from slimtab.errors import SlimtabError
 from slimtab.schema import SPLITS, Schema
-
-
-def shard_schema(schema: Schema) -> Any:
-    """Return the columns of a shard as a ``pyarrow.Schema``.
-
-    The label is int8, a numeric column float32, a one-hot feature int32, or int64 where its ids are hashes;
-    a multi-hot feature is a list of those.
-    """
-    fields = [pa.field(schema.raw.label, pa.int8())]
-    fields += [pa.field(numeric.name, pa.float32()) for numeric in schema.numerics]
-    for feature in schema.features:
-        ids = pa.int64() if feature.encoding == "hash" else pa.int32()
-        fields.append(pa.field(feature.name, pa.list_(ids) if feature.multi_hot else ids))
-    return pa.schema(fields)
 
 
 class Shard:
