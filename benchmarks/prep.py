@@ -25,13 +25,14 @@ from slimtab.data.synthetic import write_criteo
 
 HERE = Path(__file__).resolve().parent
 SLIMTAB = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from slimtab.data.prepare import PrepOptions, prepare
 start = time.perf_counter()
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), PrepOptions("criteo"), progress=False)
 seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+print(json.dumps({"seconds": seconds, "peak_kib": int(peak)}))
 """
 
 

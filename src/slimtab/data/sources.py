@@ -102,10 +102,10 @@ def read_blocks(path: Path, size: int, start: int = 0, first_line: int = 1) -> I
                     buffer = buffer[cut:]
                 elif len(buffer) < want:
                     break
-                elif want > LONGEST_LINE:
+                elif want >= LONGEST_LINE:
                     raise SlimtabError(f"{path} has no line end within {want >> 20} MiB; is it a text file?")
                 else:
-                    want += size
+                    want *= 2
             if buffer:
                 yield Block(buffer, start, first_line, 1)
     except OSError as error:
