@@ -167,6 +167,7 @@ def _metrics(
         "rows_per_second": trainer.rows_per_second,
         "wall_seconds": seconds,
         "table_stats": table.stats(),
+        "settings": _decisive(config),
         "data": {"path": config.data, "rows": schema.rows, "fingerprint": schema.fingerprint()},
         "versions": {
             "slimtab": slimtab.__version__,
@@ -175,6 +176,16 @@ def _metrics(
             "numpy": version("numpy"),
         },
     }
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that decide how good a run gets; runs that share them differ by their seed only."""
+    settings = config.to_dict()
+    for key in ("data", "run", "seed"):
+        del settings[key]
+    for key in ("checkpoint_minutes", "checkpoint_steps", "log_steps", "threads"):
+        del settings["training"][key]
+    return settings
 
 
 def _vocabulary_bytes(schema: Schema, data: Path) -> int:

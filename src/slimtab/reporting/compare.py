@@ -77,12 +77,14 @@ def _load_run(folder: Path) -> dict[str, Any]:
 def contenders(runs: Iterable[dict[str, Any]]) -> list[Contender]:
     """Group runs that differ only in their seed; largest tables first."""
 
-    def setting(run: dict[str, Any]) -> tuple[float, str, str]:
-        return (-run["serve_bytes"] / run["full_bytes"], run["model"], run["method"])
+    def setting(run: dict[str, Any]) -> tuple[float, str, str, str]:
+        share = run["serve_bytes"] / run["full_bytes"]
+        others = json.dumps([run["dim"], run.get("settings")], sort_keys=True)
+        return (-share, run["model"], run["method"], others)
 
     return [
         Contender(model, method, -share, tuple(group))
-        for (share, model, method), group in groupby(sorted(runs, key=setting), key=setting)
+        for (share, model, method, _), group in groupby(sorted(runs, key=setting), key=setting)
     ]
 
 
