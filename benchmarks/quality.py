@@ -2,10 +2,9 @@
 
     python benchmarks/quality.py --shared ../shared/data --work /tmp/quality
 
-Runs are kept in ``--work``: stopped and started again, it goes on. Two runs train side by side, one thread
-each, so a run's bits do not depend on what runs beside it. Validation rows decide when each run stops; test
-rows are scored once per run. Hash and unified are each tuned over the same grid of decay and learning rate, on
-validation logloss of seed 0, before the seeds are run.
+Finished runs stay in ``--work``: stopped and started again, it goes on. Two runs train side by side, one
+thread each. Validation rows decide when a run stops; test rows are scored once per run. Every method at every
+budget is tuned over the same grid, on validation logloss of seed 0, before its seeds are run.
 """
 
 import argparse
@@ -29,105 +28,108 @@ from slimtab.reporting.compare import load_runs
 from slimtab.sizes import format_bytes
 
 HERE = Path(__file__).resolve().parent
-GRID = {"optimizer.rows_decay": (2, 4, 8), "optimizer.rows_lr": (0.001, 0.003)}
+Setting = tuple[str, ...]
+Contender = tuple[str, str | None]  # method, budget
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Real rows, the budgets that matter on them, and settings shared by all methods."""
+    """Real rows, the budgets that matter on them, and what is tuned there for every method alike."""
 
     name: str
-    kind: str
     source: str
     budgets: tuple[str, ...]
-    settings: tuple[str, ...]
+    grid: dict[str, tuple[float, ...]]
+
+    def settings(self) -> list[Setting]:
+        """All points of the grid, as ``key=value`` words."""
+        points = itertools.product(*self.grid.values())
+        return [
+            tuple(f"{key}={value}" for key, value in zip(self.grid, point, strict=True)) for point in points
+        ]
 
 
 DATASETS = (
-    Dataset("criteo", "criteo", "criteo/train_117k.tsv.gz", ("2%",), ()),
-    Dataset("sports", "sports", "sports", ("50%", "10%"), ("model.options.mlp=[256,128]",)),
+    Dataset(
+        "criteo",
+        "criteo/train_117k.tsv.gz",
+        ("2%",),
+        {"optimizer.rows_decay": (2, 4), "optimizer.rows_lr": (0.001, 0.002)},
+    ),
+    Dataset("sports", "sports", ("50%", "10%"), {"optimizer.rows_decay": (2, 4)}),
 )
 
 
 class Bench:
-    """Runs of one dataset, by setting and seed."""
+    """Runs of one dataset, by contender, setting and seed."""
 
     def __init__(self, dataset: Dataset, work: Path, pool: ThreadPoolExecutor) -> None:
         self.dataset, self.work, self.pool = dataset, work, pool
 
-    def run(self, method: str, budget: str | None, seed: int, tuned: tuple[str, ...]) -> dict:
+    def run(self, contender: Contender, setting: Setting, seed: int) -> dict:
         """Train one run, or read it where it is finished, and return its metrics."""
-        label = "-".join(
-            [method, (budget or "full").strip("%"), *(t.split("=")[1] for t in tuned), f"s{seed}"]
-        )
-        folder = self.work / self.dataset.name / label
+        method, budget = contender
+        words = [method, (budget or "full").strip("%"), *(word.split("=")[1] for word in setting), f"s{seed}"]
+        folder = self.work / self.dataset.name / "-".join(words)
         if not (folder / "metrics.json").exists():
-            command = [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "slimtab",
-                "train",
-                str(self.work / "data" / self.dataset.name),
-            ]
+            command = [sys.executable, "-m", "slimtab", "train", str(self.work / "data" / self.dataset.name)]
             command += ["--method", method, "--run", str(folder), "--seed", str(seed)]
             command += ["--budget", budget] if budget else []
-            command += [*self.dataset.settings, *tuned, "training.threads=1"]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            command += [*setting, "training.threads=1"]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{shlex.join(command)}\n{done.stderr[-2000:]}")
         return load_runs([folder])[0]
 
-    def all(self, jobs: list[tuple]) -> list[dict]:
-        """Run jobs two at a time, in order."""
-        return list(
-            tqdm(self.pool.map(lambda job: self.run(*job), jobs), total=len(jobs), desc=self.dataset.name)
-        )
+    def all(self, jobs: list[tuple[Contender, Setting, int]]) -> list[dict]:
+        """Run jobs two at a time and return their metrics in order."""
+        done = self.pool.map(lambda job: self.run(*job), jobs)
+        return list(tqdm(done, total=len(jobs), desc=self.dataset.name))
 
-    def tune(self, method: str, budget: str | None) -> tuple[str, ...]:
-        """Return the grid's setting with the lowest validation logloss at seed 0."""
-        settings = [
-            tuple(f"{key}={value}" for key, value in zip(GRID, values, strict=True))
-            for values in itertools.product(*GRID.values())
+    def tune(self, contenders: list[Contender]) -> dict[Contender, Setting]:
+        """Return each contender's point of the grid with the lowest validation logloss at seed 0."""
+        settings = self.dataset.settings()
+        jobs = [(contender, setting, 0) for contender in contenders for setting in settings]
+        runs = dict(zip(jobs, self.all(jobs), strict=True))
+        return {
+            contender: min(settings, key=lambda s, c=contender: runs[c, s, 0]["valid"]["logloss"])
+            for contender in contenders
+        }
+
+    def report(self, seeds: int) -> list[str]:
+        """Markdown: a line per method and budget, then paired differences."""
+        contenders: list[Contender] = [("full", None)]
+        contenders += [(m, budget) for budget in self.dataset.budgets for m in ("hash", "unified")]
+        tuned = self.tune(contenders)
+        jobs = [(contender, tuned[contender], seed) for contender in contenders for seed in range(seeds)]
+        runs = self.all(jobs)
+        by_contender = {c: runs[i * seeds : (i + 1) * seeds] for i, c in enumerate(contenders)}
+        lines = [
+            f"## {self.dataset.name}\n",
+            "| method | tables | of full | test AUC | test logloss | tuned to | seeds |",
+            "|---|--:|--:|--:|--:|---|--:|",
         ]
-        runs = self.all([(method, budget, 0, tuned) for tuned in settings])
-        return min(zip(runs, settings, strict=True), key=lambda pair: pair[0]["valid"]["logloss"])[1]
-
-
-def report(bench: Bench, seeds: int) -> list[str]:
-    """Markdown of one dataset: a line per method and budget, and paired differences."""
-    lines = [
-        f"## {bench.dataset.name}\n",
-        "| method | tables | of full | test AUC | test logloss | tuned to | seeds |",
-        "|---|--:|--:|--:|--:|---|--:|",
-    ]
-    differences = []
-    full = bench.tune("full", None)
-    contenders = [("full", None, full)]
-    for budget in bench.dataset.budgets:
-        contenders += [(method, budget, bench.tune(method, budget)) for method in ("hash", "unified")]
-    results = {}
-    for method, budget, tuned in contenders:
-        runs = bench.all([(method, budget, seed, tuned) for seed in range(seeds)])
-        results[method, budget] = aucs = [run["test"]["auc"] for run in runs]
-        losses = [run["test"]["logloss"] for run in runs]
-        lines.append(
-            f"| {method} | {format_bytes(runs[0]['serve_bytes'])} | {runs[0]['serve_bytes'] / runs[0]['full_bytes']:.1%} "
-            f"| {mean(aucs):.4f} ± {stdev(aucs):.4f} | {mean(losses):.4f} ± {stdev(losses):.4f} "
-            f"| {', '.join(t.split('.')[1] for t in tuned)} | {seeds} |"
-        )
-        print(lines[-1], flush=True)
-    for budget in bench.dataset.budgets:
-        a, b = results["unified", budget], results["hash", budget]
-        gap = [x - y for x, y in zip(a, b, strict=True)]
-        differences.append(
-            f"- at {budget}: unified − hash = {mean(gap):+.4f} ± {stdev(gap):.4f} AUC, paired over {seeds} seeds "
-            f"(p = {ttest_rel(a, b).pvalue:.2g})"
-        )
-        print(differences[-1], flush=True)
-    return [*lines, "", *differences, ""]
+        for contender, own in by_contender.items():
+            share = own[0]["serve_bytes"] / own[0]["full_bytes"]
+            auc = [run["test"]["auc"] for run in own]
+            loss = [run["test"]["logloss"] for run in own]
+            lines.append(
+                f"| {contender[0]} | {format_bytes(own[0]['serve_bytes'])} | {share:.1%} "
+                f"| {mean(auc):.4f} ± {stdev(auc):.4f} | {mean(loss):.4f} ± {stdev(loss):.4f} "
+                f"| {', '.join(word.split('.')[1] for word in tuned[contender])} | {seeds} |"
+            )
+        lines.append("")
+        for budget in self.dataset.budgets:
+            unified, hashed = (
+                [run["test"]["auc"] for run in by_contender[method, budget]] for method in ("unified", "hash")
+            )
+            gap = [u - h for u, h in zip(unified, hashed, strict=True)]
+            lines.append(
+                f"- at {budget}: unified − hash = {mean(gap):+.4f} ± {stdev(gap):.4f} AUC, "
+                f"paired over {seeds} seeds (p = {ttest_rel(unified, hashed).pvalue:.2g})"
+            )
+        return [*lines, ""]
 
 
 def main() -> None:
@@ -138,29 +140,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/slimtab-quality"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--datasets", nargs="+", default=[dataset.name for dataset in DATASETS])
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "quality.md")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    parts = [
-        "# Quality at equal bytes\n",
-        f"{datetime.date.today()}. `python benchmarks/{shlex.join([Path(__file__).name, *sys.argv[1:]])}`\n",
-        "DeepFM, width 16. Criteo: 117,548 rows, first 80 % training, next 10 % validation, last 10 % test, in time order. "
-        "Sports: last item of a user test, the one before validation. Every method is tuned over the same grid "
-        f"({', '.join(f'{key.split(".")[1]} {values}' for key, values in GRID.items())}) on validation logloss of seed 0; "
-        "everything else is the default"
-        + "".join(f", and for {d.name} {' '.join(d.settings)}" for d in DATASETS if d.settings)
-        + ". Mean ± standard deviation over seeds.\n",
-    ]
     with ThreadPoolExecutor(2) as pool:
         for dataset in DATASETS:
-            if dataset.name in options.datasets:
-                prepare(
-                    options.shared / dataset.source,
-                    options.work / "data" / dataset.name,
-                    PrepOptions(kind=dataset.kind),
-                )
-                parts += report(Bench(dataset, options.work, pool), options.seeds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("\n".join(parts), encoding="utf-8")
+            if dataset.name not in options.datasets:
+                continue
+            data = options.work / "data" / dataset.name
+            prepare(options.shared / dataset.source, data, PrepOptions(kind=dataset.name))
+            parts = [
+                f"# Quality at equal bytes: {dataset.name}\n",
+                f"{datetime.date.today()}. `python benchmarks/{shlex.join(['quality.py', *sys.argv[1:]])}`\n",
+                "DeepFM, width 16, default settings but for what is tuned. Mean ± standard deviation.\n",
+                *Bench(dataset, options.work, pool).report(options.seeds),
+            ]
+            print("\n".join(parts))
+            (options.out / f"quality-{dataset.name}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

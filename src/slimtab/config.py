@@ -64,8 +64,8 @@ class OptimizerSettings:
 
     rows: Literal["adam", "rowwise_adagrad"] = "adam"
     rows_lr: float = 1e-3
-    rows_decay: float = 2.0
-    lr: float = 1e-3
+    rows_decay: float = 4.0
+    lr: float = 5e-4
     weight_decay: float = 0.0
 
 
@@ -86,7 +86,7 @@ class TrainingSettings:
     """
 
     epochs: int = 20
-    batch_size: int = 4096
+    batch_size: int = 1024
     eval_steps: int | None = None
     patience: int = 2
     lr_drop: float = 0.1

@@ -27,7 +27,7 @@ class DCNConfig(ModelConfig):
 
     cross: int = 3
     rank: int | None = None
-    mlp: tuple[int, ...] = (400, 400, 400)
+    mlp: tuple[int, ...] = (256, 128)
     dropout: float = 0.0
 
 

@@ -23,7 +23,7 @@ class DeepFMConfig(ModelConfig):
         dropout: share of hidden units dropped in training.
     """
 
-    mlp: tuple[int, ...] = (400, 400, 400)
+    mlp: tuple[int, ...] = (256, 128)
     dropout: float = 0.0
 
 
