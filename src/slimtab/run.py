@@ -95,9 +95,12 @@ def _folders(config: RunConfig) -> tuple[Path, Path]:
 
 
 def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any] | None:
-    """Make or reopen the run folder; return the metrics when the run is over."""
+    """Make or reopen the run folder; return the metrics when the run is over.
+
+    Until something was trained the folder holds nothing to lose, and its settings may still be corrected.
+    """
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and any((folder / "checkpoints").glob("*.safetensors")):
         _check_same(load_config(path, {}), config, folder)
         known = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if known != schema.to_dict():
@@ -114,7 +117,7 @@ def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any]
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     before, now = _flat(old.to_dict()), _flat(new.to_dict())
-    for key in before.keys() | now.keys():
+    for key in sorted(before.keys() | now.keys()):
         # Where the folders lie does not decide the outcome: data is compared by its schema.
         if key not in ("run", "data") and before.get(key) != now.get(key):
             raise SlimtabError(
