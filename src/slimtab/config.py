@@ -156,16 +156,23 @@ def load_config(
     for key, value in overrides.items():
         _assign(values, key, value)
     for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SlimtabError(f"'{text}' is not of the form key=value, such as optimizer.lr=0.001")
-        try:
-            _assign(values, key, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SlimtabError(
-                f"'{text}': what stands after = cannot be read; quote it as YAML does"
-            ) from error
+        _assign(values, *read_assignment(text, "optimizer.lr=0.001"))
     return build_config(values)
+
+
+def read_assignment(text: str, example: str) -> tuple[str, Any]:
+    """Split ``key=value`` into the key and the value as YAML reads it.
+
+    Raises:
+        SlimtabError: when it has another form; ``example`` shows the right one.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SlimtabError(f"'{text}' is not of the form key=value, such as {example}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SlimtabError(f"'{text}': what stands after = cannot be read; quote it as YAML does") from error
 
 
 def build_config(values: Mapping[str, Any]) -> RunConfig:

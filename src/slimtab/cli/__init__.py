@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import slimtab
 from slimtab.errors import SlimtabError
@@ -37,8 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("slimtab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps(_without_nan(figures)))
     return 0
+
+
+def _without_nan(figures: Any) -> Any:
+    """Return figures with null for NaN and infinity, which JSON does not know."""
+    if isinstance(figures, float):
+        return figures if math.isfinite(figures) else None
+    if isinstance(figures, dict):
+        return {key: _without_nan(value) for key, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [_without_nan(value) for value in figures]
+    return figures
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,18 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Size the table and return its bytes."""
-    import yaml
-
-    from slimtab.errors import SlimtabError
+    from slimtab.config import read_assignment
     from slimtab.plan import plan
     from slimtab.schema import Schema
 
-    options = {}
-    for setting in args.settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise SlimtabError(f"'{setting}' is not of the form key=value, such as probes=2")
-        options[key] = yaml.safe_load(value)
+    options = dict(read_assignment(setting, "probes=2") for setting in args.settings)
     figures = plan(Schema.load(args.data / "schema.json"), args.method, args.budget, args.dim, options)
     if not args.json:
         lines = [("feature", "ids", "full", "serving")] + [
