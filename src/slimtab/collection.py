@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.batch import Batch, Ragged
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable, FrozenTable, get_method
+from slimtab.tables.distinct import distinct
 from slimtab.tables.hashing import mix64
 from slimtab.tables.rows import PlainRows, RowsFactory
 
@@ -72,7 +72,6 @@ class TableCollection(nn.Module):
         self.register_buffer("_averaged", torch.tensor(averaged), persistent=False)
         self._slot_of = {feature.name: slot for slot, feature in enumerate(self.features)}
         self._orders: dict[tuple[tuple[str, ...], int, int], tuple[int, ...]] = {}
-        self._slots: dict[tuple[int, torch.device], Tensor] = {}
 
     @classmethod
     def build(
@@ -119,9 +118,9 @@ class TableCollection(nn.Module):
         ids = batch.ids if columns == tuple(range(self._one_hot)) else batch.ids[:, list(columns)]
         parts = []
         if self._one_hot:
-            slot = self._repeated_slots(batch.size, ids.device)
-            flat = self._checked(ids.reshape(-1), slot, lambda position: position // self._one_hot)
-            looked_up = self._vectors(flat, slot)
+            slot = torch.arange(self._one_hot, device=ids.device)  # of each column; broadcasts over rows
+            ids = self._checked(ids, slot, lambda position: position // self._one_hot)
+            looked_up = self._vectors(ids, slot)
             parts.append(looked_up.view(batch.size, self._one_hot, looked_up.shape[1]))
         if self._one_hot < len(self.features):
             if batch.ragged is None:
@@ -183,18 +182,17 @@ class TableCollection(nn.Module):
         return TableCollection(self.table.freeze(), self.features, self.dim, self.check_ids)
 
     def _vectors(self, ids: Tensor, slot: Tensor) -> Tensor:
-        """Return vectors [N, width].
+        """Return vectors [N, width] for N ids in any shape; ``slot`` broadcasts against them.
 
         While gradients are on, each id is looked up once however often the batch holds it: ids are skewed,
         so that saves most of a method's work, and of the random reads and writes behind it.
         """
+        flat, flat_slot = ids.reshape(-1), slot.expand_as(ids).reshape(-1)
         if not torch.is_grad_enabled():
-            return self.table(ids, slot)  # type: ignore[no-any-return]
-        key = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
-        distinct, inverse = torch.unique(key, return_inverse=True)
-        # Any place where a key stands will do to read its id and slot from.
-        place = torch.empty_like(distinct).scatter_(0, inverse, torch.arange(len(key), device=key.device))
-        return F.embedding(inverse, self.table(ids[place], slot[place]))
+            return self.table(flat, flat_slot)  # type: ignore[no-any-return]
+        keys = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
+        each = distinct(keys.reshape(-1))
+        return each.expand(self.table(flat[each.places], flat_slot[each.places]))
 
     def _pool(self, values: Tensor, lengths: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:
         """Sum or average vectors over bags: [B, len(slots), width] for ``lengths`` [len(slots), B].
@@ -220,12 +218,12 @@ class TableCollection(nn.Module):
         if self.check_ids == "oov":
             return ids.masked_fill(outside, 0)
         if bool(outside.any()):
-            position = int(outside.nonzero()[0])
-            feature = self.features[int(slot[position])]
+            position = int(outside.reshape(-1).nonzero()[0])
+            feature = self.features[int(slot.expand_as(ids).reshape(-1)[position])]
             allowed = f"0 … {feature.num_ids - 1}" if feature.encoding == "vocab" else "0 … 2^63 − 1"
             raise SlimtabError(
                 f"feature '{feature.name}', row {row_at(position)} of the batch: "
-                f"id {int(ids[position])} is outside {allowed}; "
+                f"id {int(ids.reshape(-1)[position])} is outside {allowed}; "
                 "encode the rows with this model's vocabulary, or set check_ids to oov"
             )
         return ids
@@ -239,13 +237,6 @@ class TableCollection(nn.Module):
         values = ragged.values[kept.repeat_interleave(ragged.lengths.sum(dim=1))]
         keys = tuple(key for key in ragged.keys if key in self._slot_of)
         return Ragged(keys, values, ragged.lengths[kept])
-
-    def _repeated_slots(self, size: int, device: torch.device) -> Tensor:
-        """Return 0 … F−1 repeated for each row [B · F], made once per batch size."""
-        key = (size, device)
-        if key not in self._slots:
-            self._slots = {key: torch.arange(self._one_hot, device=device).repeat(size)}
-        return self._slots[key]
 
     def _order(self, keys: tuple[str, ...], start: int, stop: int) -> tuple[int, ...]:
         """Return where features ``start`` … ``stop`` stand among ``keys``, resolved once per set of keys."""

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimtab.tables.distinct import distinct
+
 # Below this the scale is folded back into the rows: one pass over the table every few hundred to many
 # thousand steps, long before float32 runs out of range.
 _SMALLEST_SCALE = 1e-3
@@ -129,11 +131,11 @@ class FusedRows(Rows):
         """Return rows [N, width]; while gradients are on, remember them for :meth:`step`."""
         if not torch.is_grad_enabled():
             return F.embedding(address, self.packed[:, : self.width]) * self.scale.float()
-        unique, inverse = torch.unique(address, return_inverse=True)
-        packed = self.packed.index_select(0, unique)
+        rows = distinct(address)
+        packed = self.packed.index_select(0, rows.values)
         values = (packed[:, : self.width] * self.scale.float()).requires_grad_()
-        self._touched.append(_Touched(unique, packed, values))
-        return F.embedding(inverse, values)
+        self._touched.append(_Touched(rows.values, packed, values))
+        return rows.expand(values)
 
     def values(self) -> Tensor:
         """Return a copy of all rows."""
