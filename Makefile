@@ -37,10 +37,11 @@ format: setup
 
 bench: setup  ## all benchmarks; peers are installed into environments of their own
 	benchmarks/peers/setup.sh
-	$(PY) benchmarks/prep.py
+	$(PIP) install -q -r benchmarks/peers/requirements-torchrec.txt
+	$(PY) benchmarks/prep.py --fuxictr-python benchmarks/peers/.venv-fuxictr/bin/python
 	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/train.py
-	$(PY) benchmarks/quality.py
+	$(PY) benchmarks/quality.py --shared $(SHARED)
 
 docs: README.md docs/index.md
 	@echo "docs/ is plain Markdown: start at docs/index.md"

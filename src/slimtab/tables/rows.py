@@ -3,8 +3,8 @@
 `PlainRows` holds an ordinary parameter: any torch optimizer trains it, and it slots into code that knows
 nothing of slimtab. `FusedRows` is the fast path: a step reads and writes only the rows it touches, and
 weight, momentum and variance of a row lie side by side, so each touched row costs one random read and one
-random write however large the table is. That beats fbgemm's fused CPU kernels (benchmarks/train.py), which
-offer no Adam on CPU.
+random write however large the table is. That keeps up with fbgemm's fused CPU kernels
+(benchmarks/results/train.md), which offer no Adam on CPU.
 
 Weight decay in `FusedRows` reaches *every* row at *every* step, as the dense rule w ← (1 − lr·λ)·w does
 (Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019), at no cost per row: the table
