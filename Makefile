@@ -29,7 +29,7 @@ check: setup
 	$(VENV)/bin/ruff check src tests examples data_prep benchmarks
 	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks
 	$(VENV)/bin/mypy
-	$(VENV)/bin/codespell src tests examples data_prep benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(VENV)/bin/codespell src examples data_prep benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
 
 format: setup
 	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks
