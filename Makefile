@@ -11,11 +11,11 @@ setup: $(VENV)/.ready
 
 # The order matters: torch first (the CPU build is pinned), then torchrec and fbgemm without their own
 # dependencies, which name CUDA builds, then slimtab with the rest.
-$(VENV)/.ready: pyproject.toml requirements/torch.txt requirements/torchrec-cpu.txt
+$(VENV)/.ready: pyproject.toml requirements/torch.txt requirements/torchrec-cpu.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -r requirements/torch.txt
 	$(PIP) install -q --no-deps -r requirements/torchrec-cpu.txt
-	$(PIP) install -q -e '.[dev]'
+	$(PIP) install -q -c requirements/constraints.txt -e '.[dev]'
 	$(PY) -m slimtab doctor
 	touch $@
 

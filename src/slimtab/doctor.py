@@ -30,9 +30,7 @@ NEEDED = {
     "jsonargparse": "jsonargparse",
     "tqdm": "tqdm",
     "safetensors": "safetensors",
-    "psutil": "psutil",
     "pyyaml": "yaml",
-    "zstandard": "zstandard",
 }
 _TIMEOUT = 300
 

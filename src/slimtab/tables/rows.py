@@ -63,7 +63,7 @@ class Rows(nn.Module):
         raise NotImplementedError
 
     def values(self) -> Tensor:
-        """Return all rows [num_rows, width], detached, for freezing and statistics."""
+        """Return a copy of all rows [num_rows, width], for freezing and statistics."""
         raise NotImplementedError
 
     def train_bytes(self) -> int:
@@ -88,8 +88,8 @@ class PlainRows(Rows):
         return F.embedding(address, self.weight)
 
     def values(self) -> Tensor:
-        """Return the weight, detached."""
-        return self.weight.detach()
+        """Return a copy of all rows: training on must not change what was frozen."""
+        return self.weight.detach().clone()
 
     def train_bytes(self) -> int:
         """Bytes of the weight; its optimizer belongs to somebody else."""
