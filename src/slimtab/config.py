@@ -64,7 +64,7 @@ class OptimizerSettings:
 
     rows: Literal["adam", "rowwise_adagrad"] = "adam"
     rows_lr: float = 1e-3
-    rows_decay: float = 4.0
+    rows_decay: float = 2.0
     lr: float = 5e-4
     weight_decay: float = 0.0
 
