@@ -15,6 +15,7 @@ import torch
 import slimtab
 from slimtab.collection import TableCollection
 from slimtab.config import RunConfig, load_config
+from slimtab.data.files import written
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
 from slimtab.models.base import build_model
@@ -198,6 +199,5 @@ def _vocabulary_bytes(schema: Schema, data: Path) -> int:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with written(path) as beside:
+        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
