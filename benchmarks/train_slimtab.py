@@ -26,8 +26,10 @@ def main() -> None:
     from slimtab.config import OptimizerSettings
     from slimtab.models.base import build_model
     from slimtab.schema import Feature
+    from slimtab.training.allocator import keep_freed_memory
     from slimtab.training.optimizers import Optimizers, fused_rows
 
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     features = [Feature(f"C{i + 1}", size) for i, size in enumerate(workload.sizes(options.ids))]

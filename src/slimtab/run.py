@@ -25,6 +25,7 @@ from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable
+from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows, train_bytes
@@ -55,6 +56,7 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         return finished
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
+    keep_freed_memory()
     size = config.training.batch_size
     train = Loader(data, "train", size, shuffle=True, seed=config.seed)
     torch.manual_seed(config.seed)
