@@ -15,7 +15,7 @@ from slimtab.batch import Batch, Ragged
 from slimtab.collection import TableCollection
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.rows import FusedRows, RowOptimizer
+from slimtab.tables.rows import FusedRowsFactory, RowOptimizer
 from slimtab.testing import fake_batch, fake_schema
 
 DIM = 8
@@ -183,7 +183,7 @@ class TestEveryMethod:
     def test_fused_rows_learn(self, setting):
         """Gradients flow through lookup, pooling and projection into the rows."""
         optimizer = RowOptimizer(lr=0.05)
-        collection = self.build(setting, make_rows=lambda n, w, std: FusedRows(n, w, std, optimizer))
+        collection = self.build(setting, make_rows=FusedRowsFactory(optimizer))
         batch = fake_batch(SCHEMA, 64, 9)
         losses = []
         for _ in range(30):

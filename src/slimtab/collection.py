@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from slimtab.batch import Batch, Ragged
@@ -84,6 +86,7 @@ class TableCollection(nn.Module):
         make_rows: RowsFactory = PlainRows,
         init_std: float = 0.01,
         check_ids: CheckIds = "error",
+        counts: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> TableCollection:
         """Size a method's table to a budget and wrap it.
 
@@ -96,6 +99,7 @@ class TableCollection(nn.Module):
             make_rows: storage of looked-up rows; ordinary parameters unless told otherwise.
             init_std: standard deviation each coordinate starts with.
             check_ids: see the class.
+            counts: how often the training rows hold each id [num_ids], by feature, for methods that ask.
 
         Raises:
             SlimtabError: when the method or an option is unknown, or the budget cannot be reached.
@@ -110,6 +114,8 @@ class TableCollection(nn.Module):
         table_type = get_method(method)
         config = table_type.Config.for_budget(ordered, dim, nbytes, **(options or {}))
         table = table_type(config, ordered, dim, make_rows, init_std)
+        if counts is not None and all(feature.name in counts for feature in ordered):
+            table.use_counts(torch.from_numpy(np.concatenate([counts[feature.name] for feature in ordered])))
         return cls(table, ordered, dim, check_ids)
 
     def embed(self, batch: Batch) -> Tensor:
@@ -185,10 +191,11 @@ class TableCollection(nn.Module):
         """Return vectors [N, width] for N ids in any shape; ``slot`` broadcasts against them.
 
         While gradients are on, each id is looked up once however often the batch holds it: ids are skewed,
-        so that saves most of a method's work, and of the random reads and writes behind it.
+        so that saves most of a method's work, and of the random reads and writes behind it. Costly lookups
+        are spared in evaluation too.
         """
         flat, flat_slot = ids.reshape(-1), slot.expand_as(ids).reshape(-1)
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or self.table.costly):
             return self.table(flat, flat_slot)  # type: ignore[no-any-return]
         keys = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
         each = distinct(keys.reshape(-1))

@@ -17,6 +17,7 @@ from slimtab.collection import TableCollection
 from slimtab.config import RunConfig, load_config
 from slimtab.data.files import written
 from slimtab.data.loader import Loader
+from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
 from slimtab.models.base import build_model
 from slimtab.reporting.progress import ProgressBar
@@ -28,7 +29,7 @@ from slimtab.tables.base import EmbeddingTable
 from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
-from slimtab.training.optimizers import fused_rows, train_bytes
+from slimtab.training.optimizers import fused_rows
 from slimtab.training.trainer import Trainer
 
 
@@ -68,6 +69,7 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         config.table.options,
         fused_rows(config.optimizer, len(train)),
         config.table.init_std,
+        counts=load_counts(data, schema),
     )
     model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
     trainer = Trainer(
@@ -160,7 +162,7 @@ def _metrics(
         "seed": config.seed,
         "budget_bytes": budget,
         "full_bytes": full,
-        "train_bytes": train_bytes(trainer.model),
+        "train_bytes": trainer.train_bytes,
         "serve_bytes": serve,
         "vocab_bytes": _vocabulary_bytes(schema, data),
         "checkpoint_bytes": max(

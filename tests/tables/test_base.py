@@ -8,7 +8,7 @@ import torch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables import base
-from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig, get_method, methods
+from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig, get_method, methods
 from slimtab.tables.rows import PlainRows
 
 
@@ -128,7 +128,7 @@ def test_the_contract_without_overrides():
     table = build()
     assert table.penalty() is None
     assert table.stats() == {}
-    table.on_step(3, 10)
+    table.on_step(Clock(3, 10, 30))
     pooled = torch.randn(5, 2, 4)
     assert table.project(pooled) is pooled
     assert table(torch.tensor([1, 2]), torch.tensor([0, 1])).shape == (2, 4)

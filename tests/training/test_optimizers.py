@@ -90,7 +90,7 @@ def test_learning_rates_scale_together():
     """A plateau slows the whole model down."""
     model = Small()
     optimizers = Optimizers(model, SETTINGS)
-    optimizers.scale_lr(0.1)
+    optimizers.scale_lr(0.1, 0.1)
     assert model.rows.lr == pytest.approx(0.005)
     assert optimizers.dense.param_groups[0]["lr"] == pytest.approx(0.001)
 
@@ -100,7 +100,7 @@ def test_round_trip_continues_identically():
     model = Small()
     optimizers = Optimizers(model, SETTINGS)
     train(model, optimizers, 7)
-    optimizers.scale_lr(0.5)
+    optimizers.scale_lr(0.5, 0.5)
     weights, tensors, scalars = state(model), dict(optimizers.tensors()), optimizers.scalars()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
 

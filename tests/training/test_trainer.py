@@ -178,7 +178,7 @@ def test_best_weights_are_returned_and_learning_slows_down(data, tmp_path):
     worse = len(validations) - len(best)
     assert trainer.optimizers.dense.param_groups[0]["lr"] == pytest.approx(0.05 * 0.5**worse)
     assert trainer.model.tables.table.rows.lr == pytest.approx(0.05 * 0.5**worse)
-    stored, _ = read_tensors(tmp_path / "best.safetensors")
+    stored, _ = read_tensors(tmp_path / "best-train.safetensors")
     assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
 
 
@@ -244,7 +244,7 @@ def test_methods_are_told_of_steps_and_may_add_to_the_loss(data, tmp_path):
     table, seen = trainer.model.tables.table, []
     table.extra = torch.nn.Parameter(torch.tensor(3.0))
     trainer.optimizers.dense.add_param_group({"params": [table.extra]})
-    table.on_step = lambda step, total: seen.append((step, total))
+    table.on_step = lambda clock: seen.append((clock.step, clock.total))
     table.penalty = lambda: table.extra.square()
     trainer.fit()
     assert seen == [(step, STEPS) for step in range(STEPS)]

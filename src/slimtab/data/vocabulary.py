@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from slimtab.data.tokens import hash_tokens
 from slimtab.errors import SlimtabError
+from slimtab.schema import Schema
 
 PARQUET_SCHEMA = pa.schema([("token", pa.string()), ("id", pa.int32()), ("count", pa.int64())])
 
@@ -74,3 +75,27 @@ class Vocabulary:
         same = pc.equal(stored, tokens.take(pa.array(known)).cast(pa.large_string()))
         ids[known[~same.to_numpy(zero_copy_only=False)]] = 0
         return ids
+
+
+def load_counts(folder: Path, schema: Schema) -> dict[str, np.ndarray]:
+    """Return how often the training rows hold each id [num_ids] int64, by feature with a vocabulary.
+
+    Args:
+        folder: a prepared dataset.
+        schema: its columns.
+
+    Raises:
+        SlimtabError: when a vocabulary is absent or damaged.
+    """
+    counts = {}
+    for feature in schema.features:
+        path = folder / "vocab" / f"{feature.name}.parquet"
+        if feature.encoding != "vocab":
+            continue
+        try:
+            counts[feature.name] = pq.read_table(path, columns=["count"])["count"].to_numpy()
+        except (OSError, pa.ArrowException) as error:
+            raise SlimtabError(
+                f"vocabulary {path} cannot be read ({error}); prepare the dataset again"
+            ) from error
+    return counts

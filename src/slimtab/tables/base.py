@@ -24,6 +24,21 @@ _METHODS: dict[str, type[EmbeddingTable]] = {}
 
 
 @dataclass(frozen=True)
+class Clock:
+    """Where training stands, for schedules.
+
+    Attributes:
+        step: steps done in the current stage.
+        steps_per_epoch: steps of one pass over the training rows.
+        total: steps the stage has at most; early stopping usually ends it sooner.
+    """
+
+    step: int
+    steps_per_epoch: int
+    total: int
+
+
+@dataclass(frozen=True)
 class TableConfig(abc.ABC):
     """The settings of one method. Subclasses add fields; all of them are plain values that YAML can hold.
 
@@ -83,6 +98,8 @@ class FrozenTable(nn.Module, abc.ABC):
     rebuilt on loading and takes no bytes in the file.
     """
 
+    costly: ClassVar[bool] = False  # see EmbeddingTable; what is served is called as it is
+
     @abc.abstractmethod
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, width] for ``ids`` [N] int64 of the features ``slot`` [N] int64."""
@@ -106,8 +123,13 @@ class EmbeddingTable(nn.Module, abc.ABC):
         method: registered name.
         kind: class of the method, for listings (``static sharing``, ``width``, …).
         paper: where the method comes from.
-        stages: what training walks through.
+        stages: what training walks through, each until validation gets no better.
+        hashes_ids: whether ids may be 64-bit hashes; otherwise they number the vocabulary of a feature.
+        by_frequency: whether the method treats frequent ids differently. It takes ids to be numbered by
+            falling frequency, as `slimtab prep` does, and so needs no index of its own for that.
+        costly: whether a lookup costs so much more than a read that ids are made distinct for it in eval too.
         Config: the method's settings.
+        stage: the stage the table is in.
         features: the group served, in slot order.
         dim: output width.
         width: width of what :meth:`lookup` returns, before :meth:`project`.
@@ -117,6 +139,9 @@ class EmbeddingTable(nn.Module, abc.ABC):
     kind: ClassVar[str]
     paper: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    hashes_ids: ClassVar[bool] = False
+    by_frequency: ClassVar[bool] = False
+    costly: ClassVar[bool] = False
     Config: ClassVar[type[TableConfig]]
 
     def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
@@ -148,10 +173,19 @@ class EmbeddingTable(nn.Module, abc.ABC):
             dim: output width.
             make_rows: makes the storage of looked-up rows.
             init_std: standard deviation each output coordinate starts with.
+
+        Raises:
+            SlimtabError: when a feature's ids are hashes and the method cannot take them.
         """
         super().__init__()
+        for feature in features:
+            if feature.encoding == "hash" and not self.hashes_ids:
+                raise SlimtabError(
+                    f"feature '{feature.name}' has hashed ids, and {self.method} needs numbered ones; "
+                    "choose hash or unified, or prepare with --ids vocab"
+                )
         self.config, self.features, self.dim = config, tuple(features), dim
-        self.width = dim
+        self.width, self.stage = dim, self.stages[0]
 
     @abc.abstractmethod
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
@@ -176,8 +210,37 @@ class EmbeddingTable(nn.Module, abc.ABC):
         """Return what the method adds to the loss, a scalar, or None."""
         return None
 
-    def on_step(self, step: int, total: int) -> None:
-        """Follow a schedule: called before step ``step`` of ``total``."""
+    def row_like(self) -> list[nn.Parameter]:
+        """Return the parameters that stand for rows: they take the rows' learning rate and decay.
+
+        All other parameters of the table move as the dense network does.
+        """
+        return []
+
+    def use_counts(self, counts: Tensor) -> None:
+        """Take how often the training rows hold each id [Σ num_ids] int64, feature after feature.
+
+        Called once, before training, where the counts are known.
+        """
+
+    def on_step(self, clock: Clock) -> None:
+        """Follow a schedule: called before each training step."""
+
+    def set_stage(self, stage: str) -> None:
+        """Enter one of :attr:`stages`, in their order, after the best weights of the stage before it.
+
+        Shapes may change here, by config alone. A resumed training calls this on untrained weights and then
+        loads those of the checkpoint over what it made.
+        """
+        self.stage = stage
+
+    def learning_rates(self) -> tuple[float, float]:
+        """Return factors on the learning rates of the dense network and of rows in this stage."""
+        return 1.0, 1.0
+
+    def search_space(self) -> dict[str, Sequence[Any]]:
+        """Return config fields a study may vary, each with the values worth trying."""
+        return {}
 
     def stats(self) -> dict[str, float]:
         """Return figures for dashboards."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
@@ -60,17 +59,7 @@ class Full(AddressedTable, method="full"):
         make_rows: RowsFactory,
         init_std: float,
     ) -> None:
-        """See :class:`~slimtab.tables.base.EmbeddingTable`.
-
-        Raises:
-            SlimtabError: when a feature's ids are hashes, which no table can hold one row each of.
-        """
+        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
-        for feature in features:
-            if feature.encoding == "hash":
-                raise SlimtabError(
-                    f"feature '{feature.name}' has hashed ids and so no full table; "
-                    "choose hash or unified, or prepare with --ids vocab"
-                )
         self.addressing = _Offsets(features)
         self.rows = make_rows(sum(feature.num_ids for feature in features), dim, init_std)

@@ -109,6 +109,7 @@ class Hash(AddressedTable, method="hash"):
     """Per-feature tables of hashed rows; small features stay exact."""
 
     kind = "static sharing"
+    hashes_ids = True
     paper = "Weinberger et al., ICML 2009"
     Config = HashConfig
     combine = "mean"

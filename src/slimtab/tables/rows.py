@@ -13,9 +13,9 @@ stores w divided by one scalar, and decaying the table means multiplying that sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,17 +66,35 @@ class Rows(nn.Module):
         """Return a copy of all rows [num_rows, width], for freezing and statistics."""
         raise NotImplementedError
 
+    def assign(self, values: Tensor) -> None:
+        """Replace all rows by ``values`` [num_rows, width]; an optimizer they carry starts afresh."""
+        raise NotImplementedError
+
     def train_bytes(self) -> int:
         """Bytes held while training: values, and the optimizer state kept with them."""
         raise NotImplementedError
 
 
-RowsFactory = Callable[[int, int, float], Rows]
-"""Makes rows: (num_rows, width, standard deviation of the start values) → Rows."""
+class RowsFactory(Protocol):
+    """Makes rows.
+
+    Attributes:
+        optimizer: the optimizer that rows made here carry with them; None when they are ordinary
+            parameters, moved by somebody else.
+    """
+
+    @property
+    def optimizer(self) -> RowOptimizer | None:
+        """See the class."""
+
+    def __call__(self, num_rows: int, width: int, init_std: float) -> Rows:
+        """Return rows whose values start normal with standard deviation ``init_std``."""
 
 
 class PlainRows(Rows):
-    """Rows as an ordinary parameter, for any torch optimizer."""
+    """Rows as an ordinary parameter, for any torch optimizer. The class is a :class:`RowsFactory` itself."""
+
+    optimizer: ClassVar[RowOptimizer | None] = None
 
     def __init__(self, num_rows: int, width: int, init_std: float) -> None:
         super().__init__()
@@ -91,9 +109,36 @@ class PlainRows(Rows):
         """Return a copy of all rows: training on must not change what was frozen."""
         return self.weight.detach().clone()
 
+    @torch.no_grad()
+    def assign(self, values: Tensor) -> None:
+        """Replace all rows; the state of an optimizer elsewhere is not known here and stays."""
+        self.weight.copy_(values)
+
     def train_bytes(self) -> int:
         """Bytes of the weight; its optimizer belongs to somebody else."""
         return 4 * self.num_rows * self.width
+
+
+class SteppedRows(Rows, abc.ABC):
+    """Rows that move themselves: :meth:`step` applies what backward has collected since the last one.
+
+    Attributes:
+        lr: current learning rate.
+    """
+
+    lr: float
+
+    @abc.abstractmethod
+    def step(self) -> None:
+        """Decay every row, update the touched ones, and forget them."""
+
+    @abc.abstractmethod
+    def grad_norm(self) -> float | None:
+        """Return the L2 norm of the collected gradient; None when no gradient has arrived."""
+
+    @abc.abstractmethod
+    def touched_norm(self) -> float:
+        """Return the L2 norm of the rows looked up since the last step; 0 when there are none."""
 
 
 @dataclass
@@ -105,7 +150,7 @@ class _Touched:
     values: Tensor  # [U, width], the leaf that collects the gradient
 
 
-class FusedRows(Rows):
+class FusedRows(SteppedRows):
     """Rows packed with their optimizer state; :meth:`step` applies what backward collected.
 
     The buffer ``packed`` [num_rows, width + state] holds weight / scale, then the optimizer state;
@@ -140,6 +185,14 @@ class FusedRows(Rows):
     def values(self) -> Tensor:
         """Return a copy of all rows."""
         return self.packed[:, : self.width] * self.scale.float()
+
+    @torch.no_grad()
+    def assign(self, values: Tensor) -> None:
+        """Replace all rows and forget their moments; steps already counted stay counted."""
+        self.packed.zero_()
+        self.packed[:, : self.width] = values
+        self.scale.fill_(1.0)
+        self._touched.clear()
 
     def train_bytes(self) -> int:
         """Bytes of weights and optimizer state."""
@@ -207,3 +260,18 @@ class FusedRows(Rows):
         else:
             state += grad.pow(2).mean(dim=1, keepdim=True)
             values.addcdiv_(grad, state.sqrt().add_(eps), value=-self.lr)
+
+
+@dataclass(frozen=True)
+class FusedRowsFactory:
+    """Makes :class:`FusedRows` with one optimizer.
+
+    Attributes:
+        optimizer: fused into all rows made.
+    """
+
+    optimizer: RowOptimizer
+
+    def __call__(self, num_rows: int, width: int, init_std: float) -> FusedRows:
+        """Return rows of ``width`` floats."""
+        return FusedRows(num_rows, width, init_std, self.optimizer)

@@ -83,6 +83,7 @@ class Unified(AddressedTable, method="unified"):
     """One multiplexed table shared by every feature of the group."""
 
     kind = "static sharing"
+    hashes_ids = True
     paper = "Coleman et al., NeurIPS 2023"
     Config = UnifiedConfig
 

@@ -1,4 +1,4 @@
-"""Keep freed memory inside the process, so that a step does not fetch the same pages from the kernel again."""
+"""Keep freed memory inside the process, so that no step fetches its pages from the kernel anew."""
 
 from __future__ import annotations
 

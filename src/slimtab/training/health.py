@@ -9,7 +9,7 @@ from torch import Tensor
 
 from slimtab.batch import Batch
 from slimtab.models.base import CTRModel
-from slimtab.tables.rows import FusedRows
+from slimtab.tables.rows import SteppedRows
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def health_figures(model: CTRModel, batch: Batch) -> dict[str, float]:
         "norm/dense_gradient": _norm([p.grad for p in dense if p.grad is not None]),
         "norm/dense_weight": _norm([p.detach() for p in dense]),
     }
-    for rows in _fused(model).values():
+    for rows in _stepped(model).values():
         figures["norm/rows_gradient"] = rows.grad_norm() or 0.0
         figures["norm/rows_weight"] = rows.touched_norm()
     for key, rate in zip(batch.keys, (batch.ids == 0).float().mean(dim=0).tolist(), strict=True):
@@ -39,13 +39,13 @@ def warn_untrained(model: CTRModel) -> None:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.grad is None
     ]
-    silent += [name for name, rows in _fused(model).items() if rows.grad_norm() is None]
+    silent += [name for name, rows in _stepped(model).items() if rows.grad_norm() is None]
     for name in silent:
         warnings.warn(f"'{name}' gets no gradient: nothing the loss depends on reads it", stacklevel=2)
 
 
-def _fused(model: CTRModel) -> dict[str, FusedRows]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, FusedRows)}
+def _stepped(model: CTRModel) -> dict[str, SteppedRows]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, SteppedRows)}
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from slimtab.config import OptimizerSettings
 from slimtab.errors import SlimtabError
-from slimtab.tables.rows import FusedRows, RowOptimizer, RowsFactory
+from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.rows import FusedRowsFactory, RowOptimizer, SteppedRows
 
 
-def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> RowsFactory:
+def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> FusedRowsFactory:
     """Return a factory of rows that carry their optimizer with them.
 
     Args:
@@ -27,27 +28,41 @@ def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> RowsFac
         raise SlimtabError("there are no rows to train on; prepare the dataset with a larger share of them")
     # 1 − lr·λ of each step is e^(−decay / steps), which stays above zero however few the steps are.
     decay = -math.expm1(-settings.rows_decay / steps_per_epoch) / settings.rows_lr
-    optimizer = RowOptimizer(settings.rows, settings.rows_lr, decay)
-
-    def make(num_rows: int, width: int, init_std: float) -> FusedRows:
-        return FusedRows(num_rows, width, init_std, optimizer)
-
-    return make
+    return FusedRowsFactory(RowOptimizer(settings.rows, settings.rows_lr, decay))
 
 
 class Optimizers:
     """Steps dense parameters and fused rows together.
 
     Args:
-        model: its parameters go to AdamW, its :class:`FusedRows` step themselves.
+        model: :class:`SteppedRows` step themselves; all parameters go to AdamW, those that a table says
+            are :meth:`~slimtab.tables.base.EmbeddingTable.row_like` with the rows' learning rate and decay.
         settings: learning rates and decay.
+        steps_per_epoch: over which an epoch's decay is spread.
     """
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
-        self.rows = {name: module for name, module in model.named_modules() if isinstance(module, FusedRows)}
-        self.dense = torch.optim.AdamW(
-            list(model.parameters()), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, steps_per_epoch: int = 1) -> None:
+        self.rows = {
+            name: module for name, module in model.named_modules() if isinstance(module, SteppedRows)
+        }
+        tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
+        row_like = {parameter for table in tables for parameter in table.row_like()}
+        rule = fused_rows(settings, steps_per_epoch).optimizer
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [p for p in model.parameters() if p not in row_like],
+                "lr": settings.lr,
+                "weight_decay": settings.weight_decay,
+                "rows": False,
+            },
+            {
+                "params": [p for p in model.parameters() if p in row_like],
+                "lr": rule.lr,
+                "weight_decay": rule.weight_decay,
+                "rows": True,
+            },
+        ]
+        self.dense = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -61,12 +76,12 @@ class Optimizers:
         for rows in self.rows.values():
             rows.step()
 
-    def scale_lr(self, factor: float) -> None:
-        """Multiply every learning rate."""
+    def scale_lr(self, network: float, rows: float) -> None:
+        """Multiply the learning rate of the network, and that of rows and what stands for them."""
         for group in self.dense.param_groups:
-            group["lr"] *= factor
-        for rows in self.rows.values():
-            rows.lr *= factor
+            group["lr"] *= rows if group["rows"] else network
+        for stepped in self.rows.values():
+            stepped.lr *= rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Return AdamW's state by ``index.name``. The rows' own state is in the model's ``state_dict``."""
@@ -94,7 +109,14 @@ class Optimizers:
 
 
 def train_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters with AdamW's two moments, and of all fused rows with their own state."""
+    """Bytes held while training: parameters with AdamW's moments, rows with their state, indices."""
     dense = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    rows = sum(module.train_bytes() for module in model.modules() if isinstance(module, FusedRows))
-    return 3 * dense + rows
+    stepped = [module for module in model.modules() if isinstance(module, SteppedRows)]
+    tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
+    own = {buffer for rows in stepped for buffer in rows.buffers()}
+    indices = {buffer for table in tables for buffer in table.buffers()} - own
+    return (
+        3 * dense
+        + sum(rows.train_bytes() for rows in stepped)
+        + sum(buffer.numel() * buffer.element_size() for buffer in indices)
+    )

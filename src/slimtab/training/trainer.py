@@ -1,4 +1,4 @@
-"""The training loop: steps, validations, checkpoints, and going on where a killed run stopped."""
+"""The training loop: stages, steps, validations, checkpoints, and going on where a killed run stopped."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from slimtab.config import RunConfig
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel
-from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.base import Clock, EmbeddingTable
 from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.metrics import Metrics, predict, score
 from slimtab.training.observer import Observer, StepReport
-from slimtab.training.optimizers import Optimizers
+from slimtab.training.optimizers import Optimizers, train_bytes
 from slimtab.training.plateau import Plateau
 
 
 class Trainer:
     """Trains a model on a dataset; validation decides when to stop and which weights are kept.
+
+    The stages of the model's table follow one another: each begins with the best weights of the one before,
+    has optimizers and patience of its own, and may last ``training.epochs``.
 
     Args:
         model: the model, with its tables.
@@ -48,14 +51,21 @@ class Trainer:
     ) -> None:
         self.model, self.train_rows, self.valid_rows = model, train, valid
         self.settings, self.checkpoints, self.observers = config.training, checkpoints, observers
-        self.optimizers = Optimizers(model, config.optimizer)
-        self.plateau = Plateau(self.settings.patience)
-        self.total = self.settings.epochs * len(train)
+        self.rates = config.optimizer
         self.step = 0
+        self.train_bytes = 0  # of the stage that holds most
+        self._prepare_stage()
         self.seconds = 0.0  # spent in training steps, over all sittings
         self.best: Metrics | None = None
         self.finished = False
         self._saved_at = 0.0
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The model's table, not frozen."""
+        table = self.model.tables.table
+        assert isinstance(table, EmbeddingTable)
+        return table
 
     @property
     def rows_per_second(self) -> float:
@@ -110,14 +120,12 @@ class Trainer:
 
     def _train_step(self, batch: Batch, logging: bool) -> tuple[float, dict[str, float]]:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
-        table = self.model.tables.table
-        assert isinstance(table, EmbeddingTable)
-        table.on_step(self.step, self.total)
+        self.table.on_step(Clock(self.step - self.began, len(self.train_rows), self.total - self.began))
         self.optimizers.zero_grad()
         loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
         value = loss.item()
         self._check_finite(value)
-        penalty = table.penalty()
+        penalty = self.table.penalty()
         torch.autograd.backward(loss if penalty is None else loss + penalty)
         if self.step == 0:
             warn_untrained(self.model)
@@ -141,7 +149,7 @@ class Trainer:
 
     def _is_validation(self) -> bool:
         every = self.settings.eval_steps or len(self.train_rows)
-        return self.step % every == 0 or self.step == self.total
+        return (self.step - self.began) % every == 0 or self.step == self.total
 
     def _is_checkpoint(self, seconds: float) -> bool:
         every = self.settings.checkpoint_steps
@@ -150,6 +158,14 @@ class Trainer:
         )
 
     def _validate(self) -> None:
+        if not self._score():  # click models overfit within an epoch: go on from the best weights, carefully
+            self._load_best()
+            self.optimizers.scale_lr(self.settings.lr_drop, self.settings.lr_drop)
+        if self.plateau.stop or self.step == self.total:
+            self._end_stage()
+
+    def _score(self) -> bool:
+        """Score the validation rows; keep the weights and return True when they are the stage's best."""
         label, probability = predict(self.model, self.valid_rows)
         self._check_finite(float(probability.sum()))
         metrics = score(label, probability)
@@ -157,12 +173,30 @@ class Trainer:
         if best:
             self.best = metrics
             write_tensors(self._best_path, self.model.state_dict(), {"step": self.step})
-        else:  # click models overfit within an epoch: go on from the best weights, more carefully
-            self._load_best()
-            self.optimizers.scale_lr(self.settings.lr_drop)
-        self.finished = self.plateau.stop or self.step == self.total
         for observer in self.observers:
             observer.on_validation(self.step, metrics, best)
+        return best
+
+    def _end_stage(self) -> None:
+        """Enter the table's next stage from the best weights of this one, or finish."""
+        stages = self.table.stages
+        following = stages.index(self.table.stage) + 1
+        if following == len(stages):
+            self.finished = True
+            return
+        self._load_best()
+        self.table.set_stage(stages[following])
+        self._prepare_stage()
+        self._score()  # what the stage begins with may be the best it sees
+
+    def _prepare_stage(self) -> None:
+        """Give the stage the table is in its optimizers, its patience and its number of steps."""
+        self.optimizers = Optimizers(self.model, self.rates, len(self.train_rows))
+        self.optimizers.scale_lr(*self.table.learning_rates())
+        self.plateau = Plateau(self.settings.patience)
+        self.train_bytes = max(self.train_bytes, train_bytes(self.model))
+        self.began = self.step
+        self.total = self.step + self.settings.epochs * len(self.train_rows)
 
     def _load_best(self) -> None:
         weights, _ = read_tensors(self._best_path)
@@ -170,13 +204,15 @@ class Trainer:
 
     @property
     def _best_path(self) -> Path:
-        return self.checkpoints / "best.safetensors"
+        return self.checkpoints / f"best-{self.table.stage}.safetensors"
 
     def _save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
         tensors["generator"] = torch.get_rng_state()
         state = {
+            "stage": self.table.stage,
+            "began": self.began,
             "step": self.step,
             "seconds": self.seconds,
             "finished": self.finished,
@@ -198,6 +234,11 @@ class Trainer:
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
+        stages = self.table.stages
+        for stage in stages[1 : stages.index(state["stage"]) + 1]:
+            self.table.set_stage(stage)
+        self.step = state["began"]
+        self._prepare_stage()
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."), state["optimizer"])
         torch.set_rng_state(tensors["generator"])

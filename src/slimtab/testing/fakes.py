@@ -1,4 +1,4 @@
-"""Fakes for tests, of slimtab and of what builds on it: a schema, a batch, a dataset folder in one line."""
+"""Fakes for tests: a schema, a batch, a dataset folder in one line."""
 
 from __future__ import annotations
 

@@ -1,0 +1,72 @@
+"""A small training on a planted signal: real optimizers, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from slimtab.batch import Batch
+from slimtab.config import OptimizerSettings
+from slimtab.models.base import CTRModel
+from slimtab.schema import Schema
+from slimtab.tables.base import Clock, EmbeddingTable
+from slimtab.testing.fakes import fake_batch
+from slimtab.training.optimizers import Optimizers
+
+
+def planted_batches(schema: Schema, count: int, size: int, seed: int, strength: float = 1.5) -> list[Batch]:
+    """Return batches whose clicks follow one hidden number per id of the one-hot features.
+
+    Args:
+        schema: the columns.
+        count: number of batches.
+        size: rows of each.
+        seed: of the rows; the hidden numbers are the same for all seeds.
+        strength: standard deviation of the hidden numbers.
+    """
+    generator = torch.Generator().manual_seed(12345)
+    hidden = [strength * torch.randn(f.num_ids, generator=generator) for f in schema.one_hot]
+    batches = []
+    for number in range(count):
+        fake = fake_batch(schema, size, 1000 * seed + number)
+        logit = torch.stack([h[fake.ids[:, k]] for k, h in enumerate(hidden)]).sum(dim=0)
+        label = (torch.rand(size, generator=generator) < torch.sigmoid(logit)).float()
+        batches.append(Batch(fake.dense, fake.keys, fake.ids, label, fake.ragged))
+    return batches
+
+
+def train_steps(model: CTRModel, batches: Iterator[Batch] | list[Batch], optimizers: Optimizers) -> None:
+    """Take a training step for each batch, as :class:`~slimtab.training.trainer.Trainer` does."""
+    table = model.tables.table
+    assert isinstance(table, EmbeddingTable)
+    batches = list(batches)
+    model.train()
+    for step, batch in enumerate(batches):
+        table.on_step(Clock(step, len(batches), len(batches)))
+        optimizers.zero_grad()
+        loss = binary_cross_entropy_with_logits(model(batch), batch.label)
+        penalty = table.penalty()
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        optimizers.step()
+
+
+def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettings) -> None:
+    """Train on ``batches`` in each of the table's stages, to the end of the last."""
+    table = model.tables.table
+    assert isinstance(table, EmbeddingTable)
+    for stage in table.stages:
+        if stage != table.stage:
+            table.set_stage(stage)
+        optimizers = Optimizers(model, settings, len(batches))
+        optimizers.scale_lr(*table.learning_rates())
+        train_steps(model, batches, optimizers)
+
+
+def every_id(table: EmbeddingTable) -> tuple[Tensor, Tensor]:
+    """Return all ids [N] of all features of a table, and their slots [N]."""
+    sizes = [feature.num_ids for feature in table.features]
+    ids = torch.cat([torch.arange(size) for size in sizes])
+    return ids, torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
