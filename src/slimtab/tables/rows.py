@@ -255,7 +255,7 @@ class FusedRows(SteppedRows):
             # lr · m̂ / (√v̂ + eps), with both bias corrections folded into two scalars.
             root = (1 - beta2**t) ** 0.5
             # A root of strided rows does not vectorise: ten times the time of a copy and a root.
-            denominator = square.contiguous().sqrt_().add_(eps * root)
+            denominator = square.clone(memory_format=torch.contiguous_format).sqrt_().add_(eps * root)
             values.addcdiv_(mean, denominator, value=-self.lr * root / (1 - beta1**t))
         else:
             state += grad.pow(2).mean(dim=1, keepdim=True)
