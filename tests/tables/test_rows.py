@@ -308,3 +308,37 @@ def test_plain_rows_are_an_ordinary_parameter():
     assert rows.weight.grad[1].tolist() == [2.0, 2.0, 2.0]
     assert rows.weight.grad[0].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(rows.values(), rows.weight.detach())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_squared_gradients_are_read_off_the_state(kind):
+    """Σ over steps of each row's mean squared gradient; for Adam exact while gradients do not change."""
+    rows, rng = fused(kind, decay=0.1), np.random.default_rng(0)
+    strength = torch.from_numpy(rng.random(50).astype(np.float32)) + 0.1
+    touches = torch.from_numpy(rng.integers(1, 9, 50))
+    for step in range(8):
+        rows.zero_grad()
+        address = (touches > step).nonzero().squeeze(1)
+        (rows(address) * strength[address, None]).sum().backward()
+        rows.step()
+    torch.testing.assert_close(rows.squared_gradients(touches), touches * strength**2, rtol=1e-3, atol=0)
+    assert torch.equal(PlainRows(50, 4, 0.1).squared_gradients(touches), touches.float())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_assign_replaces_rows_and_forgets_moments(kind):
+    """Clustering moves a row far away: the old momentum would carry it further."""
+    rows, other = fused(kind, decay=1.0), fused(kind, decay=1.0, seed=1)
+    for _ in range(3):
+        rows.zero_grad()
+        rows(torch.arange(10)).sum().backward()
+        rows.step()
+    new = torch.randn(50, 4)
+    rows.assign(new)
+    assert torch.equal(rows.values(), new)
+    assert float(rows.packed[:, 4:].abs().sum()) == 0
+    other.assign(new)
+    assert torch.equal(other.values(), new)
+    plain = PlainRows(50, 4, 0.1)
+    plain.assign(new)
+    assert torch.equal(plain.values(), new)

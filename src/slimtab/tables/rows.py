@@ -70,6 +70,24 @@ class Rows(nn.Module):
         """Replace all rows by ``values`` [num_rows, width]; an optimizer they carry starts afresh."""
         raise NotImplementedError
 
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Copy the rows ``source`` [M] int64 over the rows ``target`` [M], with optimizer state they carry.
+
+        Between a lookup and its step a row that was looked up may be a source but no target.
+        """
+        raise NotImplementedError
+
+    def squared_gradients(self, touches: Tensor) -> Tensor:
+        """Return how much the loss feels each row [num_rows]: its squared gradients added up over training.
+
+        That is the diagonal of the empirical Fisher information, averaged over coordinates and known up to
+        one factor. Rows without an optimizer of their own know nothing and return ``touches``.
+
+        Args:
+            touches: in how many steps each row was touched, about [num_rows].
+        """
+        return touches.float()
+
     def train_bytes(self) -> int:
         """Bytes held while training: values, and the optimizer state kept with them."""
         raise NotImplementedError
@@ -113,6 +131,11 @@ class PlainRows(Rows):
     def assign(self, values: Tensor) -> None:
         """Replace all rows; the state of an optimizer elsewhere is not known here and stays."""
         self.weight.copy_(values)
+
+    @torch.no_grad()
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Copy rows; the state of an optimizer elsewhere is not known here and stays."""
+        self.weight[target] = self.weight[source]
 
     def train_bytes(self) -> int:
         """Bytes of the weight; its optimizer belongs to somebody else."""
@@ -193,6 +216,20 @@ class FusedRows(SteppedRows):
         self.packed[:, : self.width] = values
         self.scale.fill_(1.0)
         self._touched.clear()
+
+    @torch.no_grad()
+    def copy_rows(self, source: Tensor, target: Tensor) -> None:
+        """Copy rows with their moments."""
+        self.packed[target] = self.packed[source]
+
+    def squared_gradients(self, touches: Tensor) -> Tensor:
+        """Return each row's squared gradients [num_rows], read off the optimizer's second moment."""
+        state = self.packed[:, self.width :]
+        if self.optimizer.kind == "rowwise_adagrad":
+            return state[:, 0].clone()
+        # Adam keeps a running mean over the row's own steps; its share of the start value 0 is divided out.
+        steps = touches.float().clamp(min=1).clamp(max=float(self.steps))
+        return state[:, self.width :].mean(dim=1) * steps / (1 - self.optimizer.betas[1] ** steps)
 
     def train_bytes(self) -> int:
         """Bytes of weights and optimizer state."""
