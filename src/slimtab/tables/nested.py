@@ -1,0 +1,216 @@
+"""Nested dimensions: rows trained so that any prefix of them works, cut to a width per feature afterwards.
+
+Kusupati et al., "Matryoshka representation learning", NeurIPS 2022; the widths drawn in training are the
+nested dropout of Rippel, Gelbart & Adams, "Learning ordered representations with nested dropout", ICML 2014.
+Which width a feature is cut to is a knapsack: the energy of its coordinates, as often as they are read,
+against its number of ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimtab.schema import Feature
+from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.narrow import read_narrow
+from slimtab.tables.rows import RowsFactory
+
+
+@dataclass(frozen=True)
+class NestedConfig(TableConfig):
+    """Settings of :class:`Nested`.
+
+    Attributes:
+        floats: of all rows together once they are cut, and of the padding that reads may run into.
+    """
+
+    by_budget = ("floats",)
+
+    floats: int = 0
+
+    @classmethod
+    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
+        """Return one float per id, padding, and the widths."""
+        return 4 * (sum(feature.num_ids for feature in features) + dim - 1) + 8 * len(features)
+
+    @classmethod
+    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> NestedConfig:
+        full = dim * sum(feature.num_ids for feature in features) + dim - 1
+        return cls(**{**options, "floats": min((nbytes - 8 * len(features)) // 4, full)})
+
+
+def choose_widths(sizes: Sequence[int], energy: NDArray[np.float64], floats: int) -> list[int]:
+    """Return the width of each feature, 1 or more, that keeps much energy where Σ size · width ≤ ``floats``.
+
+    Args:
+        sizes: ids of each feature [F].
+        energy: of each coordinate of each feature [F, dim].
+        floats: at least Σ size.
+    """
+    widths, left = [1] * len(sizes), floats - sum(sizes)
+    # Greedy by energy per float. A coordinate that hides a better one counts as much as the two on average
+    # (the slopes of the least concave curve above the cumulated energy), so each feature's order is kept.
+    slopes = _falling(energy[:, 1:]) / np.array(sizes)[:, None]
+    for step in np.argsort(-slopes.ravel(), kind="stable").tolist():
+        slot, coordinate = divmod(step, slopes.shape[1])
+        if coordinate + 1 == widths[slot] and sizes[slot] <= left:
+            widths[slot] += 1
+            left -= sizes[slot]
+    return widths
+
+
+def _falling(energy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least-squares fit to ``energy`` [F, D] that never rises along D.
+
+    At i it is the least over j ≤ i of the largest over k ≥ i of the means from j to k.
+    """
+    first, last = np.ogrid[: energy.shape[1], : energy.shape[1]]
+    summed = np.cumsum(np.pad(energy, ((0, 0), (1, 0))), axis=1)
+    mean = np.where(
+        last >= first, (summed[:, None, 1:] - summed[:, :-1, None]) / np.maximum(last - first + 1, 1), -np.inf
+    )
+    highest = np.maximum.accumulate(mean[:, :, ::-1], axis=2)[:, :, ::-1]
+    fitted: NDArray[np.float64] = np.where(last >= first, highest, np.inf).min(axis=1, initial=np.inf)
+    return fitted
+
+
+class _FrozenNested(FrozenTable):
+    """Rows cut to their widths, in one array."""
+
+    values: Tensor
+    widths: Tensor
+    sizes: Tensor
+
+    def __init__(self, values: Tensor, widths: Tensor, sizes: Tensor, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("values", values)
+        self.register_buffer("widths", widths)
+        self.register_buffer("sizes", sizes, persistent=False)
+
+    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, dim]."""
+        floats = self.sizes * self.widths
+        starts = torch.cumsum(floats, 0) - floats
+        return read_narrow(self.values, starts, self.widths, ids, slot, self.dim)
+
+
+class Nested(EmbeddingTable, method="nested"):
+    """A full table in its first stage, whose rows are then cut to a width per feature and trained on.
+
+    Frozen in its first stage, it is cut without training on.
+    """
+
+    kind = "width"
+    paper = "Kusupati et al., NeurIPS 2022"
+    stages = ("train", "choose")
+    Config = NestedConfig
+
+    offset: Tensor
+    sizes: Tensor
+    cuts: Tensor
+    widths: Tensor
+    counts: Tensor | None
+
+    def __init__(
+        self,
+        config: NestedConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
+    ) -> None:
+        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
+        super().__init__(config, features, dim, make_rows, init_std)
+        self._floats = config.floats
+        sizes = [feature.num_ids for feature in features]
+        self._edges = [0, *accumulate(sizes)]
+        self.rows = make_rows(sum(sizes), dim, init_std)
+        self.register_buffer("offset", torch.tensor(self._edges[:-1]), persistent=False)
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
+        self.register_buffer("counts", None, persistent=False)
+        self.register_buffer("widths", torch.full((len(sizes),), dim))
+        drawn = torch.tensor([*(1 << bit for bit in range((dim - 1).bit_length())), dim])
+        self.register_buffer("cuts", _kept(drawn, dim) * _scale(drawn, dim), persistent=False)
+
+    def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, dim]; while the first stage trains, each cut to a width drawn for it."""
+        rows: Tensor = self.rows(ids + self.offset.index_select(0, slot))
+        if self.stage == "choose":
+            return rows * F.embedding(slot, _kept(self.widths, self.dim))
+        if not self.training:
+            return rows
+        return rows * F.embedding(torch.randint(len(self.cuts), ids.shape, device=ids.device), self.cuts)
+
+    def use_counts(self, counts: Tensor) -> None:
+        """Weigh energies by how often ids are read; without, all ids count alike."""
+        self.counts = counts.to(self.offset.device, torch.float32)
+
+    @torch.no_grad()
+    def set_stage(self, stage: str) -> None:
+        """Enter ``choose``: fix the widths, and set the rows to what the network saw at these widths."""
+        if stage == "choose" and self.stage == "train":
+            values, self.widths = self._cut()
+            self.rows.assign(values)
+        super().set_stage(stage)
+
+    @torch.no_grad()
+    def freeze(self) -> FrozenTable:
+        """Return the rows, without what was cut off, as one array."""
+        values, widths = (self.rows.values(), self.widths.clone()) if self.stage == "choose" else self._cut()
+        packed = values.new_zeros(self._floats)
+        if not values.is_meta:  # where a feature begins depends on the widths, and so on data
+            end = 0
+            for (start, stop), width in zip(itertools.pairwise(self._edges), widths.tolist(), strict=True):
+                begin, end = end, end + (stop - start) * width
+                packed[begin:end] = values[start:stop, :width].flatten()
+        return _FrozenNested(packed, widths, self.sizes.clone(), self.dim)
+
+    def stats(self) -> dict[str, float]:
+        """Return the mean width over features and over ids."""
+        widths, sizes = self.widths.double(), self.sizes.double()
+        return {
+            "mean_width": float(widths.mean()),
+            "mean_width_by_id": float((widths * sizes).sum() / sizes.sum()),
+        }
+
+    def _cut(self) -> tuple[Tensor, Tensor]:
+        """Return all rows cut and rescaled [n, dim], and the widths [F] they are cut to."""
+        values = self.rows.values()
+        widths = torch.ones_like(self.widths)
+        if not values.is_meta:
+            room = self._floats - (self.dim - 1)  # a read of full width may run past the last row
+            widths = widths.new_tensor(
+                choose_widths(self.sizes.tolist(), self._energy(values).cpu().numpy(), room)
+            )
+        kept = _kept(widths, self.dim) * _scale(widths, self.dim)
+        for slot, (start, stop) in enumerate(itertools.pairwise(self._edges)):
+            values[start:stop] *= kept[slot]
+        return values, widths
+
+    def _energy(self, values: Tensor) -> Tensor:
+        """Return Σ count · value² by feature and coordinate [F, dim] float64."""
+        ranges = list(itertools.pairwise(self._edges))
+        if self.counts is None:
+            return torch.stack([values[start:stop].square().sum(0) for start, stop in ranges]).double()
+        return torch.stack([self.counts[a:b] @ values[a:b].square() for a, b in ranges]).double()
+
+
+def _kept(widths: Tensor, dim: int) -> Tensor:
+    """Return [W, dim]: 1 for the coordinates below each of ``widths`` [W], 0 for the others."""
+    return (torch.arange(dim, device=widths.device) < widths[:, None]).float()
+
+
+def _scale(widths: Tensor, dim: int) -> Tensor:
+    """Return [W, 1]: what gives a cut vector the length of a whole one, so that the network sees no cut."""
+    return (dim / widths).sqrt()[:, None]
