@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import Rows, RowsFactory
 
 Combine = Literal["concat", "mean"]
@@ -47,7 +47,7 @@ class FrozenRows(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, width]."""
-        rows = F.embedding(self.addressing(ids, slot).flatten(), self.weight)
+        rows = read_rows(self.weight, self.addressing(ids, slot).flatten())
         return combine_rows(rows, self.probes, self.combine)
 
     def project(self, pooled: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class _Offsets(Addressing):
         self.register_buffer("offset", torch.tensor(starts), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        return (ids + self.offset[slot])[:, None]
+        return (ids + self.offset.index_select(0, slot))[:, None]
 
 
 class Full(AddressedTable, method="full"):
@@ -63,3 +63,8 @@ class Full(AddressedTable, method="full"):
         super().__init__(config, features, dim, make_rows, init_std)
         self.addressing = _Offsets(features)
         self.rows = make_rows(sum(feature.num_ids for feature in features), dim, init_std)
+
+    def start_from(self, weight: Tensor) -> bool:
+        """Take the rows as they are."""
+        self.rows.assign(weight)
+        return True

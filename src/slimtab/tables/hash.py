@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
@@ -100,9 +101,10 @@ class _HashAddressing(Addressing):
         self.register_buffer("exact", torch.tensor(exact), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        hashed = hash_rows(ids[:, None], self.salt[slot], self.size[slot][:, None])
-        inside = torch.where(self.exact[slot][:, None], ids[:, None], hashed)
-        return inside + self.offset[slot][:, None]
+        size = self.size.index_select(0, slot)[:, None]
+        hashed = hash_rows(ids[:, None], F.embedding(slot, self.salt), size)
+        inside = torch.where(self.exact.index_select(0, slot)[:, None], ids[:, None], hashed)
+        return inside + self.offset.index_select(0, slot)[:, None]
 
 
 class Hash(AddressedTable, method="hash"):

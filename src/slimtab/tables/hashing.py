@@ -56,3 +56,14 @@ def hash_rows(ids: Tensor, salt: Tensor, rows: Tensor | int) -> Tensor:
     """
     top = _shift_right(mix64(ids ^ salt), 64 - _BITS)
     return (top * rows) >> _BITS
+
+
+def spread(words: Tensor, places: Tensor | int) -> Tensor:
+    """Map each half of mixed ``words`` [..., W] to ``[0, places)``: [..., 2W], two for the price of one mix.
+
+    Args:
+        words: results of :func:`mix64`.
+        places: how many there are, at most 2³¹, broadcast against the result.
+    """
+    halves = words.contiguous().view(torch.int32).long() + 2**31
+    return (halves * places) >> 32

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.hashing import MAX_ROWS, make_salts, mix64
+from slimtab.tables.hashing import MAX_ROWS, make_salts, mix64, spread
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.windows import read_row_windows, read_windows
 
@@ -86,14 +86,14 @@ class _Hashes(nn.Module):
 
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return starts [N · chunks] int64 and signs [N, dim], each 1 or −1, float32."""
-        halves = mix64(ids[:, None] ^ F.embedding(slot, self.salt)).view(torch.int32)
-        place = halves[:, : self.chunks].long() + 2**31
-        starts = (place * self.places) >> 32
-        first = self.chunks + self.chunks % 2
+        words = mix64(ids[:, None] ^ F.embedding(slot, self.salt))
+        located = -(-self.chunks // 2)
+        starts = spread(words[:, :located], self.places)[:, : self.chunks]
+        halves = words[:, located:].contiguous().view(torch.int32)
         shifts = torch.arange(min(self.dim, 32), dtype=torch.int32, device=ids.device)
-        bits = halves[:, first : first - (-self.dim // 32), None] << shifts
+        bits = halves[:, : -(-self.dim // 32), None] << shifts
         signs = bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32)
-        return starts.flatten(), signs.flatten(1)[:, : self.dim]
+        return starts.reshape(-1), signs.flatten(1)[:, : self.dim]
 
 
 class _FrozenRobe(FrozenTable):

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
-from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
+from slimtab.tables.hashing import MAX_ROWS, make_salts, mix64, spread
 from slimtab.tables.rows import RowsFactory
 
 
@@ -50,7 +51,7 @@ class UnifiedConfig(TableConfig):
                 f"unified reads {config.probes} rows per id, which does not divide the width {dim}; "
                 "set probes to a divisor"
             )
-        return len(features) * (8 * config.probes + (4 * dim * dim if config.project else 0))
+        return len(features) * (8 * _words(config.probes) + (4 * dim * dim if config.project else 0))
 
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
@@ -65,18 +66,24 @@ class UnifiedConfig(TableConfig):
         return cls(**{**options, "rows": min(rows, MAX_ROWS)})
 
 
+def _words(probes: int) -> int:
+    """Mixed words an id needs: each tells two rows."""
+    return -(-probes // 2)
+
+
 class _SharedAddressing(Addressing):
-    """All features hash into the same rows, each probe of each feature with its own salt."""
+    """All features hash into the same rows, each pair of probes of each feature with its own salt."""
 
     salt: Tensor
 
     def __init__(self, features: Sequence[Feature], config: UnifiedConfig) -> None:
         super().__init__()
-        self.rows = config.rows
-        self.register_buffer("salt", make_salts([feature.name for feature in features], config.probes))
+        self.rows, self.probes = config.rows, config.probes
+        self.register_buffer("salt", make_salts([f.name for f in features], _words(config.probes)))
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        return hash_rows(ids[:, None], self.salt[slot], self.rows)
+        words = mix64(ids[:, None] ^ F.embedding(slot, self.salt))
+        return spread(words, self.rows)[:, : self.probes]
 
 
 class Unified(AddressedTable, method="unified"):

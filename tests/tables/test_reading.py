@@ -1,0 +1,28 @@
+"""Narrow rows are read as single elements, bit for bit."""
+
+import pytest
+import torch
+
+from slimtab.tables.reading import read_rows
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 16])
+def test_reads_rows(width):
+    """Bits, not numbers: NaN payloads and signed zeros come through."""
+    matrix = torch.randn(50, width)
+    matrix[3] = float("nan")
+    matrix[4] = -0.0
+    address = torch.tensor([3, 4, 49, 0, 3])
+    read = read_rows(matrix, address)
+    assert read.shape == (5, width)
+    assert torch.equal(read.view(torch.int32), matrix[address].view(torch.int32))
+
+
+def test_reads_nothing():
+    assert read_rows(torch.randn(5, 4), torch.empty(0, dtype=torch.int64)).shape == (0, 4)
+
+
+def test_an_address_outside_is_an_error():
+    """Never another row."""
+    with pytest.raises(IndexError):
+        read_rows(torch.randn(5, 4), torch.tensor([5]))
