@@ -26,13 +26,17 @@ from typing import TextIO
 
 @dataclass
 class Result:
-    """What one contender did: a step's milliseconds in each round, its last loss, its peak memory (MiB)."""
+    """What one contender did: a step's milliseconds in each round, its last loss, its peak memory (MiB).
+
+    `failure` is the last line of one that broke down; its other figures then mean nothing.
+    """
 
     name: str
-    label: str
+    label: str = ""
     step_ms: list[float] = field(default_factory=list)
     loss: float = math.nan
     rss_mb: float = math.nan
+    failure: str = ""
 
     def ratios(self, reference: "Result") -> list[float]:
         """Per round: this contender's time over the reference's (above 1 is slower)."""
@@ -118,32 +122,50 @@ def interleave(
     warmup: int = 3,
     settle: int = 1,
     timeout: float = 600.0,
+    keep_going: bool = False,
 ) -> dict[str, Result]:
     """Run the contenders (name → command line) in turns: A B C A B C …
 
     `warmup` untimed steps come first (optimizer state is made in the first one). Each turn then begins with
-    `settle` untimed steps, since a worker that sat idle wakes with cold caches and sleeping threads.
+    `settle` untimed steps, since a worker that sat idle wakes with cold caches and sleeping threads. With
+    `keep_going` a contender that breaks down is left out of the turns and the others go on.
     """
     if not contenders or rounds < 1 or steps < 1:
         raise ValueError("give at least one contender, one round and one step")
+    results = {name: Result(name) for name in contenders}
+
+    @contextmanager
+    def guarded(name: str) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            if not keep_going:
+                raise
+            results[name].failure = str(error).strip().splitlines()[-1]
+            print(f"{name} failed: {error}", file=sys.stderr)
+
     with ExitStack() as stack:
         workers = [
             stack.enter_context(started(name, command, timeout)) for name, command in contenders.items()
         ]
-        results = {worker.name: Result(worker.name, worker.ready()["ready"]) for worker in workers}
         for worker in workers:
-            if warmup:
-                worker.step(warmup)
+            with guarded(worker.name):
+                results[worker.name].label = worker.ready()["ready"]
+                if warmup:
+                    worker.step(warmup)
         for number in range(1, rounds + 1):
             for worker in workers:
-                if settle:
-                    worker.step(settle)
-                answer = worker.step(steps)
                 result = results[worker.name]
-                result.step_ms.append(1000 * answer["seconds"] / answer["steps"])
-                result.loss, result.rss_mb = answer["loss"], answer["rss_mb"]
-                if not math.isfinite(result.loss):
-                    raise RuntimeError(f"{worker.name}: loss is {result.loss} in round {number}")
+                if result.failure:
+                    continue
+                with guarded(worker.name):
+                    if settle:
+                        worker.step(settle)
+                    answer = worker.step(steps)
+                    result.step_ms.append(1000 * answer["seconds"] / answer["steps"])
+                    result.loss, result.rss_mb = answer["loss"], answer["rss_mb"]
+                    if not math.isfinite(result.loss):
+                        raise RuntimeError(f"{worker.name}: loss is {result.loss} in round {number}")
             _progress(number, rounds, results)
     return results
 
@@ -152,12 +174,16 @@ def markdown(results: Mapping[str, Result], reference: str, batch: int = 4096) -
     """A table: median step, its spread, rows/s, peak memory, and the ratio to `reference` by round."""
     if reference not in results:
         raise ValueError(f"no contender is called {reference!r}; there are {', '.join(results)}")
+    if results[reference].failure:
+        raise ValueError(f"{reference} failed, so there is nothing to compare with")
     lines = [
         "| contender | what ran | ms/step, median | min–max | rows/s "
         f"| time / {reference}, median | min–max | peak MiB |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for result in results.values():
+        if result.failure:
+            continue
         times, ratios = result.step_ms, result.ratios(results[reference])
         cells = [
             result.name,
@@ -170,11 +196,14 @@ def markdown(results: Mapping[str, Result], reference: str, batch: int = 4096) -
             f"{result.rss_mb:,.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    failed = [f"- {result.name} failed: {result.failure}" for result in results.values() if result.failure]
+    return "\n".join([*lines, *([""] if failed else []), *failed])
 
 
 def _progress(number: int, rounds: int, results: Mapping[str, Result]) -> None:
-    times = "  ".join(f"{result.name} {result.step_ms[-1]:.1f} ms" for result in results.values())
+    times = "  ".join(
+        f"{result.name} {result.step_ms[-1]:.1f} ms" for result in results.values() if not result.failure
+    )
     print(f"round {number}/{rounds}  {times}", file=sys.stderr)
 
 

@@ -5,27 +5,37 @@ gradient, because a step with tables has to compute it too. No table can make a 
 
 ``--method fbgemm`` puts fbgemm's table-batched embedding, with its row-wise Adagrad fused into backward,
 under the same network: the engine that `FusedRows` has to beat.
+
+A method of several stages is timed in its first one, or with ``--stage last`` in its last, which it enters
+with the weights it starts with: what a step costs does not depend on them.
 """
+
+import itertools
 
 import worker
 import workload
+
+STEPS_PER_EPOCH = 1000  # what a method does once per epoch is not timed
 
 
 def main() -> None:
     parser = worker.arguments(__doc__)
     parser.add_argument("--method", default="full", help="a method of slimtab, 'none' or 'fbgemm'")
     parser.add_argument("--budget", default=None)
+    parser.add_argument("--stage", default="first", choices=("first", "last"))
     parser.add_argument("--rows", default="adam", choices=("adam", "rowwise_adagrad"))
     options = parser.parse_args()
     channel = worker.claim_stdout()
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
+    from registry import counts
     from slimtab.batch import Batch
     from slimtab.collection import TableCollection
     from slimtab.config import OptimizerSettings
     from slimtab.models.base import build_model
     from slimtab.schema import Feature
+    from slimtab.tables.base import Clock
     from slimtab.training.allocator import keep_freed_memory
     from slimtab.training.optimizers import Optimizers, fused_rows
 
@@ -36,17 +46,22 @@ def main() -> None:
     settings = OptimizerSettings(rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE)
     bare = options.method in ("none", "fbgemm")
     count = min(options.batches, 8) if options.method == "none" else options.batches
+    ids, dense, label = workload.batches(options.ids, count, seed=options.seed)
     tables = TableCollection.build(
         [Feature(f.name, 4) for f in features] if bare else features,
         worker.DIM,
         "full" if bare else options.method,
         None if bare else options.budget,
-        make_rows=fused_rows(settings, steps_per_epoch=1000),
+        make_rows=fused_rows(settings, steps_per_epoch=STEPS_PER_EPOCH),
+        counts=None if bare else counts(ids, options.ids),
     )
+    table = tables.table
+    for stage in table.stages[1:] if options.stage == "last" else ():
+        table.set_stage(stage)
     model = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN}).train()
     optimizers = Optimizers(model, settings)
     keys = tuple(feature.name for feature in features)
-    ids, dense, label = map(torch.from_numpy, workload.batches(options.ids, count, seed=options.seed))
+    ids, dense, label = map(torch.from_numpy, (ids, dense, label))
     batches = [Batch(dense[i], keys, ids[i], label[i]) for i in range(count)]
     leaves = [
         (0.01 * torch.randn(workload.BATCH, workload.FEATURES, worker.DIM)).requires_grad_()
@@ -63,17 +78,26 @@ def main() -> None:
             return model.interact(batch.dense, fbgemm(batch.ids))
         return model(batch)
 
+    steps = itertools.count()
+
     def step(index: int) -> float:
+        table.on_step(Clock(next(steps), STEPS_PER_EPOCH, 10 * STEPS_PER_EPOCH))
         optimizers.zero_grad()
         loss = binary_cross_entropy_with_logits(logits(index), batches[index].label)
         value = loss.item()
-        loss.backward()
+        penalty = table.penalty()
+        (loss if penalty is None else loss + penalty).backward()
         optimizers.step()
         return value
 
     what = {"none": "network alone", "fbgemm": "fbgemm TBE, row-wise Adagrad"}.get(options.method)
-    what = what or f"slimtab {options.method} {options.budget or ''}, {options.rows}" + ", decay"
+    what = what or f"slimtab {options.method} {options.budget or ''}, {options.rows}, decay{stage_of(table)}"
     worker.serve(channel, what, step, count)
+
+
+def stage_of(table) -> str:
+    """The stage of a table that has several."""
+    return f", stage {table.stage}" if len(table.stages) > 1 else ""
 
 
 def _fbgemm(features):

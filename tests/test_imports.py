@@ -27,7 +27,7 @@ ORDER = [
     {"search"},
     {"serving"},
     {"reporting"},
-    {"run", "plan", "doctor", "testing"},
+    {"run", "plan", "grid", "dropin", "doctor", "testing"},
     {"cli"},
     {"__main__"},
 ]

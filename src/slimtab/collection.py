@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from slimtab.batch import Batch, Ragged
+from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
-from slimtab.tables.base import EmbeddingTable, FrozenTable, get_method
+from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.distinct import distinct
+from slimtab.tables.grouped import size_table
 from slimtab.tables.hashing import mix64
 from slimtab.tables.rows import PlainRows, RowsFactory
 
@@ -87,6 +89,7 @@ class TableCollection(nn.Module):
         init_std: float = 0.01,
         check_ids: CheckIds = "error",
         counts: Mapping[str, NDArray[np.int64]] | None = None,
+        rules: Sequence[Rule] = (),
     ) -> TableCollection:
         """Size a method's table to a budget and wrap it.
 
@@ -100,6 +103,7 @@ class TableCollection(nn.Module):
             init_std: standard deviation each coordinate starts with.
             check_ids: see the class.
             counts: how often the training rows hold each id [num_ids], by feature, for methods that ask.
+            rules: other methods for some of the features, within the same budget.
 
         Raises:
             SlimtabError: when the method or an option is unknown, or the budget cannot be reached.
@@ -111,9 +115,7 @@ class TableCollection(nn.Module):
         ordered = sorted(features, key=lambda feature: feature.multi_hot)
         full = 4 * dim * sum(feature.num_ids for feature in ordered)
         nbytes = full if budget is None else Budget.parse(budget).resolve(full)
-        table_type = get_method(method)
-        config = table_type.Config.for_budget(ordered, dim, nbytes, **(options or {}))
-        table = table_type(config, ordered, dim, make_rows, init_std)
+        table = size_table(ordered, dim, nbytes, method, options, rules)(make_rows, init_std)
         if counts is not None and all(feature.name in counts for feature in ordered):
             table.use_counts(torch.from_numpy(np.concatenate([counts[feature.name] for feature in ordered])))
         return cls(table, ordered, dim, check_ids)

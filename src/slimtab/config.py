@@ -5,15 +5,18 @@ This module imports neither torch nor slimtab's heavy parts, so that commands ca
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 
 from slimtab.errors import SlimtabError, nearest
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,21 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """A method for some of the features.
+
+    Attributes:
+        method: how their tables are made small.
+        min_ids: it takes features of at least so many ids.
+        options: fields of the method's config that the budget does not choose.
+    """
+
+    method: str
+    min_ids: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TableSettings:
     """The embedding tables.
 
@@ -39,6 +57,8 @@ class TableSettings:
         dim: embedding width.
         init_std: standard deviation each coordinate starts with.
         options: fields of the method's config that the budget does not choose.
+        rules: methods for some of the features; the first rule that fits a feature takes it, and ``method``
+            those that none does. The budget is one for all.
     """
 
     method: str = "full"
@@ -46,6 +66,7 @@ class TableSettings:
     dim: int = 16
     init_std: float = 0.01
     options: dict[str, Any] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -142,22 +163,30 @@ def load_config(
     Raises:
         SlimtabError: on an unreadable file, an unknown key (naming the nearest), a value of the wrong type.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise SlimtabError(f"config file {path} cannot be read: {reason}") from error
-        if not isinstance(values, dict):
-            raise SlimtabError(
-                f"config file {path} holds no keys; see config.yaml in any run folder for the form"
-            )
+    values = {} if path is None else read_yaml(path)
     for key, value in overrides.items():
         _assign(values, key, value)
     for text in assignments:
         _assign(values, *read_assignment(text, "optimizer.lr=0.001"))
     return build_config(values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys of a YAML file with their values.
+
+    Raises:
+        SlimtabError: when the file cannot be read, or holds something else than keys.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SlimtabError(f"config file {path} cannot be read: {reason}") from error
+    if not isinstance(values, dict):
+        raise SlimtabError(
+            f"config file {path} holds no keys; see config.yaml in any run folder for the form"
+        )
+    return values
 
 
 def read_assignment(text: str, example: str) -> tuple[str, Any]:
@@ -181,20 +210,31 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         SlimtabError: on an unknown key or a value of the wrong type.
     """
+    config = build_settings(RunConfig, values)
+    _check_values(config, "")
+    return config
+
+
+def build_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Turn plain values into a dataclass, whose fields all have defaults, checking every key and type.
+
+    Raises:
+        SlimtabError: on an unknown key or a value of the wrong type.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    _check_keys(RunConfig, values, "")
+    _check_keys(kind, values, "")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=RunConfig, default=RunConfig())
+    parser.add_argument("--config", type=kind, default=kind())
     try:
-        parsed = parser.parse_object({"config": dict(values)})
-        config = parser.instantiate_classes(parsed).config
+        # A copy: it replaces the items of lists by its own, in the caller's lists.
+        parsed = parser.parse_object({"config": copy.deepcopy(dict(values))})
+        settings = parser.instantiate_classes(parsed).config
     except (ArgumentError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SlimtabError("config: " + " ".join(lines[:3]).replace("config.", "")) from error
-    assert isinstance(config, RunConfig)
-    _check_values(config, "")
-    return config
+    assert isinstance(settings, kind)
+    return settings
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
@@ -215,6 +255,10 @@ def _check_keys(settings: type[Any], values: Any, where: str) -> None:
             raise SlimtabError(f"config has no key '{where}{key}'{nearest(str(key), types)}")
         if dataclasses.is_dataclass(types[key]):
             _check_keys(types[key], value, f"{where}{key}.")
+        kinds = get_args(types[key])
+        if isinstance(value, list) and kinds and dataclasses.is_dataclass(kinds[0]):
+            for number, item in enumerate(value):
+                _check_keys(kinds[0], item, f"{where}{key}.{number}.")  # type: ignore[arg-type]
 
 
 # The least value of each number; anything below would divide by zero or never end, far from its cause.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from slimtab.collection import TableCollection
-from slimtab.config import OptimizerSettings
+from slimtab.config import OptimizerSettings, Rule
 from slimtab.schema import Feature, Schema
 from slimtab.tables.base import EmbeddingTable, methods
+from slimtab.tables.grouped import in_last_stage
 from slimtab.training.optimizers import fused_rows, train_bytes
 
 # Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.
@@ -26,6 +27,7 @@ def plan(
     budget: str | int | None = None,
     dim: int = 16,
     options: Mapping[str, Any] | None = None,
+    rules: Sequence[Rule] = (),
 ) -> dict[str, Any]:
     """Return bytes of the full tables, of serving and of training, in all and by feature.
 
@@ -37,23 +39,25 @@ def plan(
         budget: as in :meth:`TableCollection.build`.
         dim: embedding width.
         options: fields of the method's config.
+        rules: other methods for some of the features, within the same budget.
 
     Raises:
         SlimtabError: when the method is unknown or cannot reach the budget.
     """
     with torch.device("meta"):
         tables = TableCollection.build(
-            schema.features, dim, method, budget, options, fused_rows(OptimizerSettings())
+            schema.features, dim, method, budget, options, fused_rows(OptimizerSettings()), rules=rules
         )
         table = tables.table
         assert isinstance(table, EmbeddingTable)
-        by_feature = table.bytes_by_feature()
+        held = train_bytes(tables)  # in the first stage, when nothing is small yet
+        by_feature = in_last_stage(table).bytes_by_feature()
         return {
             "method": method,
             "num_ids": sum(feature.num_ids for feature in schema.features),
             "full_bytes": schema.full_bytes(dim),
             "serve_bytes": table.serve_bytes(),
-            "train_bytes": train_bytes(tables),
+            "train_bytes": held,
             "features": [
                 {
                     "name": f.name,

@@ -70,6 +70,7 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         fused_rows(config.optimizer, len(train)),
         config.table.init_std,
         counts=load_counts(data, schema),
+        rules=config.table.rules,
     )
     model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
     trainer = Trainer(

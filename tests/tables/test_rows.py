@@ -342,3 +342,31 @@ def test_assign_replaces_rows_and_forgets_moments(kind):
     plain = PlainRows(50, 4, 0.1)
     plain.assign(new)
     assert torch.equal(plain.values(), new)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copied_rows_go_on_alike(kind):
+    """A row given to another id carries its optimizer state along; no other row moves."""
+    rows = fused(kind, decay=0.1)
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        train_step(rows, [lookup(rng, 20, 4, 30)])
+    before = rows.values()
+    source, target = torch.tensor([3, 7]), torch.tensor([40, 41])
+    rows.copy_rows(source, target)
+    expected = before.clone()
+    expected[target] = before[source]
+    assert torch.equal(rows.values(), expected)
+    same = np.ones((4, 4))
+    train_step(rows, [(np.array([3, 7, 40, 41]), same)])
+    assert torch.equal(rows.values()[source], rows.values()[target])
+
+
+def test_copied_plain_rows():
+    """The same without an optimizer of its own; the parameter stays the one the optimizer knows."""
+    rows = PlainRows(10, 3, 0.1)
+    weight, before = rows.weight, rows.values()
+    rows.copy_rows(torch.tensor([1, 2]), torch.tensor([8, 9]))
+    assert rows.weight is weight
+    assert torch.equal(rows.values()[8:], before[1:3])
+    assert torch.equal(rows.values()[:8], before[:8])

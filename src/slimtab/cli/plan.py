@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", type=Path, help="dataset folder made by `slimtab prep`")
     parser.add_argument(
-        "settings", nargs="*", default=[], metavar="key=value", help="options of the method, such as probes=2"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="options of the method, such as probes=2, or rules=[{min_ids: 10000, method: hash}]",
     )
     parser.add_argument("--method", default="full", help="`slimtab methods` lists them (default full)")
     parser.add_argument("--budget", help="serving bytes: 10%% of the full tables, or a size like 4MB")
@@ -29,12 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Size the table and return its bytes."""
-    from slimtab.config import read_assignment
+    from slimtab.config import build_config, read_assignment
     from slimtab.plan import plan
     from slimtab.schema import Schema
 
     options = dict(read_assignment(setting, "probes=2") for setting in args.settings)
-    figures = plan(Schema.load(args.data / "schema.json"), args.method, args.budget, args.dim, options)
+    rules = build_config({"table": {"rules": options.pop("rules", [])}}).table.rules
+    schema = Schema.load(args.data / "schema.json")
+    figures = plan(schema, args.method, args.budget, args.dim, options, rules)
     if not args.json:
         lines = [("feature", "ids", "full", "serving")] + [
             (f["name"], f"{f['num_ids']:,}", format_bytes(f["full_bytes"]), format_bytes(f["serve_bytes"]))

@@ -17,7 +17,8 @@ from slimtab.data.encode import Encoder
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Schema
-from slimtab.tables.base import EmbeddingTable, get_method
+from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.grouped import in_last_stage, read_config
 from slimtab.tables.rows import PlainRows
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
@@ -70,9 +71,8 @@ def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
     if schema.fingerprint() != card["schema_fingerprint"]:
         raise SlimtabError(f"{folder}/encoder belongs to other columns than the model; freeze the run again")
     features = (*schema.one_hot, *schema.multi_hot)
-    method = get_method(card["method"])
-    config = method.Config(**_tuples(card["table_config"]))
-    table = method(config, features, card["dim"], PlainRows, 0.0).freeze()
+    method, config = read_config(card["method"], card["table_config"])
+    table = in_last_stage(method(config, features, card["dim"], PlainRows, 0.0)).freeze()
     tables = TableCollection(table, features, card["dim"], check_ids="oov")
     model = build_model(card["model"], tables, len(schema.numerics), _tuples(card["model_options"]))
     _load_strictly(tables, folder / "tables.safetensors")

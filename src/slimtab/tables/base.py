@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from itertools import accumulate
@@ -59,6 +59,27 @@ class TableConfig(abc.ABC):
         """Return the largest setting within ``nbytes``, which is no less than :meth:`smallest_bytes`."""
 
     @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Check names and types of options.
+
+        Raises:
+            SlimtabError: when one is unknown or of another type than its default.
+        """
+        name = cls._name()
+        known = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.by_budget}
+        for option, value in options.items():
+            if option not in known:
+                raise SlimtabError(f"{name} has no option '{option}'{nearest(option, known)}")
+            if type(value) is not type(known[option]):
+                raise SlimtabError(
+                    f"{name}'s option '{option}' is {value!r}; give one like {known[option]!r}"
+                )
+
+    @classmethod
+    def _name(cls) -> str:
+        return cls.__qualname__.removesuffix("Config").rstrip(".").lower()
+
+    @classmethod
     def for_budget(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> TableConfig:
         """Return the largest setting whose serving bytes do not exceed ``nbytes``.
 
@@ -72,15 +93,8 @@ class TableConfig(abc.ABC):
             SlimtabError: when an option is unknown or of another type than its default, or when even the
                 smallest setting is larger, naming it.
         """
-        name = cls.__qualname__.removesuffix("Config").rstrip(".").lower()
-        known = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in cls.by_budget}
-        for option, value in options.items():
-            if option not in known:
-                raise SlimtabError(f"{name} has no option '{option}'{nearest(option, known)}")
-            if type(value) is not type(known[option]):
-                raise SlimtabError(
-                    f"{name}'s option '{option}' is {value!r}; give one like {known[option]!r}"
-                )
+        cls.check_options(options)
+        name = cls._name()
         smallest = cls.smallest_bytes(features, dim, **options)
         if smallest > nbytes:
             raise SlimtabError(
@@ -222,6 +236,14 @@ class EmbeddingTable(nn.Module, abc.ABC):
 
         Called once, before training, where the counts are known.
         """
+
+    def start_from(self, weight: Tensor) -> bool:
+        """Begin from trained full tables [Σ num_ids, dim], feature after feature, where the method can.
+
+        Returns:
+            Whether it did; otherwise the table keeps its start values.
+        """
+        return False
 
     def on_step(self, clock: Clock) -> None:
         """Follow a schedule: called before each training step."""

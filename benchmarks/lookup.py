@@ -1,0 +1,174 @@
+"""Frozen lookups of every registered method, in turns within one process, against the full table's.
+
+    python benchmarks/lookup.py                       all methods at 25 %, writes benchmarks/results/lookup.md
+    python benchmarks/lookup.py --methods hash unified --rounds 1
+
+A lookup is one batch of 4096 × 26 ids: the frozen table, and its projection where it has one. Where a lookup
+costs so much that slimtab makes ids distinct for it, that is done here too. `embedding` is torch's own
+F.embedding over rows that are known beforehand. A method that fails is named, and the others go on.
+"""
+
+import argparse
+import datetime
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.nn import functional as F
+
+import registry
+import workload
+from slimtab.collection import TableCollection
+from slimtab.tables.base import FrozenTable, get_method
+from slimtab.tables.distinct import distinct
+from worker import DIM
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Contender:
+    """Something that looks ids up; ``look(i)`` takes batch i."""
+
+    name: str
+    nbytes: int
+    look: Callable[[int], torch.Tensor]
+    seconds: list[float] = field(default_factory=list)
+
+
+def frozen(method: str, ids: int, budget: str, counts: dict) -> FrozenTable:
+    """A method's table as it is served: through all its stages, on the weights it starts with."""
+    torch.manual_seed(0)
+    nbytes = registry.nbytes(method, ids, DIM, budget)
+    table = TableCollection.build(registry.features(ids), DIM, method, nbytes, counts=counts).table
+    for stage in table.stages[1:]:
+        table.set_stage(stage)
+    return table.eval().freeze()
+
+
+def lookup(table: FrozenTable, ids: torch.Tensor, keys: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """``ids`` [count, batch, 26]; ``keys``, of the same shape, number every feature's ids differently."""
+    count, batch, columns = ids.shape
+    slot = torch.arange(columns).repeat(batch)
+    flat, flat_keys = ids.reshape(count, -1), keys.reshape(count, -1)
+
+    def look(index: int) -> torch.Tensor:
+        if table.costly:
+            each = distinct(flat_keys[index])
+            vectors = each.expand(table(flat[index][each.places], slot[each.places]))
+        else:
+            vectors = table(flat[index], slot)
+        return table.project(vectors.view(batch, columns, -1))
+
+    return look
+
+
+def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Contender]:
+    """Tables built and warmed up; what fails on the way goes to ``failures``."""
+    made = workload.batches(options.ids, options.batches)[0]
+    ids = torch.from_numpy(made)
+    offset = torch.tensor([0, *workload.sizes(options.ids)][:-1]).cumsum(0)
+    keys = ids + offset
+    weight = 0.01 * torch.randn(options.ids, DIM)
+    rows = keys.reshape(len(keys), -1)
+    found = [Contender("embedding", 4 * weight.numel(), lambda index: F.embedding(rows[index], weight))]
+    counts = registry.counts(made, options.ids)
+    for method in registry.chosen(options.methods):
+        try:
+            table = frozen(method, options.ids, options.budget, counts)
+            contender = Contender(method, table.serve_bytes(), lookup(table, ids, keys))
+            for index in range(len(ids)):
+                contender.look(index)
+        except Exception as error:  # whatever a method does wrong must not hide the others
+            failures[method] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            found.append(contender)
+        print(f"{method}: {failures.get(method, 'built')}", file=sys.stderr)
+    return found
+
+
+def measure(found: list[Contender], options: argparse.Namespace, failures: dict[str, str]) -> list[Contender]:
+    """Let the contenders take turns; those that came through, with each round's median seconds per call."""
+    for contender in found:
+        contender.seconds.clear()
+    for _ in range(options.rounds):
+        for contender in list(found):
+            try:
+                contender.look(0)  # caches and sleeping threads, after the others' turns
+                times = []
+                for call in range(options.calls):
+                    start = time.perf_counter()
+                    contender.look(call % options.batches)
+                    times.append(time.perf_counter() - start)
+                contender.seconds.append(median(times))
+            except Exception as error:  # noqa: PERF203
+                failures[contender.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                found.remove(contender)
+    return found
+
+
+def markdown(found: list[Contender], ids: int) -> str:
+    """A line per contender, the fastest first; ratios are taken within a round."""
+    full = next(contender for contender in found if contender.name == "full")
+    lines = [
+        "| method | class | of full | ms per lookup, median | min–max | time / full, median | min–max |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for contender in sorted(found, key=lambda contender: median(contender.seconds)):
+        times = [1000 * seconds for seconds in contender.seconds]
+        ratios = [own / other for own, other in zip(contender.seconds, full.seconds, strict=True)]
+        kind = "torch" if contender.name == "embedding" else get_method(contender.name).kind
+        lines.append(
+            f"| {contender.name} | {kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.2f} "
+            f"| {min(times):.2f}–{max(times):.2f} | {median(ratios):.2f} "
+            f"| {min(ratios):.2f}–{max(ratios):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=["all"], help="names, or all (default)")
+    parser.add_argument("--budget", default="25%", help="for those that can reach it (default 25%%)")
+    parser.add_argument("--ids", type=int, default=500_000)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=10, help="timed lookups per turn")
+    parser.add_argument("--batches", type=int, default=16, help="distinct batches to cycle through")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "lookup.md")
+    options = parser.parse_args()
+    torch.set_num_threads(max(options.threads))
+    failures: dict[str, str] = {}
+    parts = [
+        "# Frozen lookups\n",
+        f"{datetime.date.today()}, {os.cpu_count()} cores, torch {torch.__version__}.",
+        f"`python benchmarks/{shlex.join(['lookup.py', *sys.argv[1:]])}`\n",
+        f"One lookup is {workload.BATCH} × {workload.FEATURES} ids of {options.ids:,}, width {DIM}, at",
+        f"{options.budget} of the full table's bytes, or the least a method can make of them. Contenders",
+        "take turns in one process; ratios are taken within a round. `embedding` is F.embedding over row",
+        "numbers known beforehand.\n",
+    ]
+    with torch.inference_mode():
+        found = contenders(options, failures)
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            table = markdown(measure(found, options, failures), options.ids)
+            parts += [f"## {threads} thread{'s' * (threads > 1)}\n", table + "\n"]
+    if failures:
+        parts += ["Failed:\n", *(f"- {name}: {reason}" for name, reason in failures.items()), ""]
+    text = "\n".join(parts)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""Several methods under one budget: rules say which features each of them serves.
+
+"Features over 10,000 ids: qr, the rest full" is one rule. The group of each method is a table of its own;
+:class:`Grouped` sends ids to them and puts their vectors together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimtab.config import Rule
+from slimtab.errors import SlimtabError
+from slimtab.schema import Feature
+from slimtab.sizes import format_bytes
+from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig, get_method
+from slimtab.tables.rows import PlainRows, RowsFactory
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group.
+
+    Attributes:
+        slots: which features of the whole, ascending.
+        method: registered name.
+        config: its settings for those features.
+    """
+
+    slots: tuple[int, ...]
+    method: str
+    config: TableConfig
+
+
+@dataclass(frozen=True)
+class GroupedConfig(TableConfig):
+    """Settings of :class:`Grouped`: those of its groups.
+
+    Attributes:
+        groups: by rule; each feature is in one of them.
+    """
+
+    by_budget = ("groups",)
+
+    groups: tuple[Group, ...] = ()
+
+    @classmethod
+    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
+        """Return the sum of what the groups need at least; ``rules`` is a list of :class:`Rule`."""
+        return sum(
+            get_method(rule.method).Config.smallest_bytes(
+                [features[slot] for slot in slots], dim, **rule.options
+            )
+            for rule, slots in _split(options["rules"], features)
+        )
+
+    @classmethod
+    def for_budget(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> GroupedConfig:
+        """Return the largest setting within ``nbytes``: see :meth:`TableConfig.for_budget`.
+
+        Groups of ``full`` take what they need. The rest is divided by the bytes of the full tables, no group
+        getting less than its smallest size; what a group of a fixed size leaves goes to the others.
+
+        Args:
+            features: the features of all groups.
+            dim: output width.
+            nbytes: limit on serving bytes.
+            options: ``rules``, a list of :class:`Rule` whose last one takes every feature.
+        """
+        for rule, _ in _split(options["rules"], features):
+            get_method(rule.method).Config.check_options(rule.options)
+        smallest = cls.smallest_bytes(features, dim, **options)
+        if smallest > nbytes:
+            raise SlimtabError(
+                f"these rules cannot fit {format_bytes(nbytes)} ({nbytes} bytes): their smallest size here "
+                f"is {format_bytes(smallest)} ({smallest} bytes); raise the budget or change the rules"
+            )
+        return cls._largest(features, dim, nbytes, **options)
+
+    @classmethod
+    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> GroupedConfig:
+        parts = _split(options["rules"], features)
+        served = [[features[slot] for slot in slots] for _, slots in parts]
+        full = [4 * dim * sum(feature.num_ids for feature in group) for group in served]
+        least = [
+            get_method(rule.method).Config.smallest_bytes(group, dim, **rule.options)
+            for (rule, _), group in zip(parts, served, strict=True)
+        ]
+        settled = {number: full[number] for number, (rule, _) in enumerate(parts) if rule.method == "full"}
+        while True:
+            given = divide(nbytes, full, least, settled)
+            configs = [
+                get_method(rule.method).Config.for_budget(group, dim, size, **rule.options)
+                for (rule, _), group, size in zip(parts, served, given, strict=True)
+            ]
+            used = [
+                served_bytes(get_method(rule.method), config, group, dim)
+                for (rule, _), config, group in zip(parts, configs, served, strict=True)
+            ]
+            sated = {
+                number: used[number]
+                for number in range(len(parts))
+                if number not in settled and used[number] < 0.95 * given[number]
+            }
+            if not sated or len(settled) + len(sated) == len(parts):
+                break
+            settled |= sated
+        groups = [
+            Group(tuple(slots), rule.method, config)
+            for (rule, slots), config in zip(parts, configs, strict=True)
+        ]
+        return cls(groups=tuple(groups))
+
+
+def _split(rules: Sequence[Rule], features: Sequence[Feature]) -> list[tuple[Rule, list[int]]]:
+    """Return the rules that serve any feature, each with its slots; the first that fits a feature wins."""
+    slots: list[list[int]] = [[] for _ in rules]
+    for slot, feature in enumerate(features):
+        slots[next(n for n, rule in enumerate(rules) if feature.num_ids >= rule.min_ids)].append(slot)
+    return [(rule, mine) for rule, mine in zip(rules, slots, strict=True) if mine]
+
+
+def divide(nbytes: int, full: Sequence[int], least: Sequence[int], settled: Mapping[int, int]) -> list[int]:
+    """Divide ``nbytes`` by ``full``: settled groups get their size, the others ``least`` or more."""
+    given = {**settled}
+    open_ = [number for number in range(len(full)) if number not in given]
+    while open_:
+        left, weight = nbytes - sum(given.values()), sum(full[number] for number in open_)
+        low = [number for number in open_ if left * full[number] // weight < least[number]]
+        if not low:
+            given |= {number: left * full[number] // weight for number in open_}
+            break
+        given |= {number: least[number] for number in low}
+        open_ = [number for number in open_ if number not in low]
+    return [given[number] for number in range(len(full))]
+
+
+def served_bytes(
+    table: type[EmbeddingTable], config: TableConfig, features: Sequence[Feature], dim: int
+) -> int:
+    """Return the bytes that a table will serve when it is trained; nothing is allocated."""
+    with torch.device("meta"):
+        return in_last_stage(table(config, features, dim, PlainRows, 0.0)).serve_bytes()
+
+
+def in_last_stage(table: EmbeddingTable) -> EmbeddingTable:
+    """Walk a new table through its stages, to the shapes that are served."""
+    for stage in table.stages[1:]:
+        table.set_stage(stage)
+    return table
+
+
+class Grouped(EmbeddingTable):
+    """A table per group. It is made by rules and no method of its own."""
+
+    method = "grouped"
+    kind = "several"
+    paper = ""
+    hashes_ids = True  # each group looks for itself
+    Config = GroupedConfig
+
+    def __init__(
+        self,
+        config: GroupedConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
+    ) -> None:
+        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
+        super().__init__(config, features, dim, make_rows, init_std)
+        self.groups = config.groups
+        tables = [
+            get_method(group.method)(
+                group.config, [features[slot] for slot in group.slots], dim, make_rows, init_std
+            )
+            for group in config.groups
+        ]
+        self.tables = nn.ModuleList(tables)
+        self.routes = _Routes(config.groups)
+        # Groups stand in the same stage by number, a group with fewer stages in its last.
+        last = max(len(table.stages) for table in tables)
+        names = [dict.fromkeys(t.stages[min(k, len(t.stages) - 1)] for t in tables) for k in range(last)]
+        # These depend on the groups, where other classes know them beforehand.
+        self.stages = tuple("+".join(name) for name in names)  # type: ignore[misc]
+        self.by_frequency = any(table.by_frequency for table in tables)  # type: ignore[misc]
+        self.costly = any(table.costly for table in tables)  # type: ignore[misc]
+        self.stage, self.width = self.stages[0], self._width()
+
+    def _tables(self) -> list[EmbeddingTable]:
+        return list(self.tables)  # type: ignore[arg-type]
+
+    def _width(self) -> int:
+        return max(table.width for table in self._tables())
+
+    def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, width], those of narrower groups padded with zeros."""
+        group, inside = self.routes(slot)
+        out = torch.zeros(len(ids), self.width, device=ids.device)
+        for number, table in enumerate(self._tables()):
+            mine = (group == number).nonzero().squeeze(1)
+            vectors = table(ids[mine], inside[mine])
+            out = out.index_copy(0, mine, F.pad(vectors, (0, self.width - table.width)))
+        return out
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Apply each group's own projection to the width that is its own."""
+        return self.routes.project(pooled, self._tables())
+
+    def freeze(self) -> FrozenTable:
+        """Return the frozen groups."""
+        return FrozenGrouped(
+            self.routes,
+            [table.freeze() for table in self._tables()],
+            [table.width for table in self._tables()],
+        )
+
+    def penalty(self) -> Tensor | None:
+        """Return the sum over groups."""
+        penalties = [penalty for table in self._tables() if (penalty := table.penalty()) is not None]
+        return torch.stack(penalties).sum() if penalties else None
+
+    def row_like(self) -> list[nn.Parameter]:
+        """Return those of all groups."""
+        return [parameter for table in self._tables() for parameter in table.row_like()]
+
+    def use_counts(self, counts: Tensor) -> None:
+        """Give each group the counts of its features."""
+        each = torch.split(counts, [feature.num_ids for feature in self.features])
+        for group, table in zip(self.groups, self._tables(), strict=True):
+            table.use_counts(torch.cat([each[slot] for slot in group.slots]))
+
+    def on_step(self, clock: Clock) -> None:
+        """Tell all groups."""
+        for table in self._tables():
+            table.on_step(clock)
+
+    def set_stage(self, stage: str) -> None:
+        """Enter a stage with each group that has one more."""
+        number = self.stages.index(stage)
+        for table in self._tables():
+            own = table.stages[min(number, len(table.stages) - 1)]
+            if own != table.stage:
+                table.set_stage(own)
+        super().set_stage(stage)
+        self.width = self._width()
+
+    def learning_rates(self) -> tuple[float, float]:
+        """Return the smallest factors any group asks for: there is one optimizer for all."""
+        network, rows = zip(*(table.learning_rates() for table in self._tables()), strict=True)
+        return min(network), min(rows)
+
+    def stats(self) -> dict[str, float]:
+        """Return the figures of all groups, as ``0_qr/rows``."""
+        return {
+            f"{number}_{table.method}/{name}": figure
+            for number, table in enumerate(self._tables())
+            for name, figure in table.stats().items()
+        }
+
+    def bytes_by_feature(self) -> list[int]:
+        """Return what each group says of its features."""
+        nbytes = [0] * len(self.features)
+        for group, table in zip(self.groups, self._tables(), strict=True):
+            for slot, size in zip(group.slots, table.bytes_by_feature(), strict=True):
+                nbytes[slot] = size
+        return nbytes
+
+
+class _Routes(nn.Module):
+    """Which group serves a slot, and which slot it is there. The config says so: nothing of it is stored."""
+
+    group: Tensor
+    inside: Tensor
+    place: Tensor
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        super().__init__()
+        slots = [slot for group in groups for slot in group.slots]
+        number = [n for n, group in enumerate(groups) for _ in group.slots]
+        inside = [place for group in groups for place in range(len(group.slots))]
+        self.slots = [list(group.slots) for group in groups]
+        by_slot = sorted(range(len(slots)), key=lambda place: slots[place])
+        for name, values in (("group", number), ("inside", inside), ("place", list(range(len(slots))))):
+            self.register_buffer(name, torch.tensor([values[at] for at in by_slot]), persistent=False)
+
+    def forward(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """Return group [N] and slot within it [N] for ``slot`` [N]."""
+        return self.group[slot], self.inside[slot]
+
+    def project(self, pooled: Tensor, tables: Sequence[EmbeddingTable | _Padded]) -> Tensor:
+        """Project [B, F, width] to [B, F, dim] with each group's ``project``."""
+        parts = [
+            table.project(pooled[:, slots, : table.width])
+            for slots, table in zip(self.slots, tables, strict=True)
+        ]
+        return torch.cat(parts, dim=1).index_select(1, self.place)
+
+
+class _Padded(nn.Module):
+    """A frozen group and the width of its vectors."""
+
+    def __init__(self, table: FrozenTable, width: int) -> None:
+        super().__init__()
+        self.table, self.width = table, width
+
+    def forward(self, ids: Tensor, slot: Tensor, width: int) -> Tensor:
+        return F.pad(self.table(ids, slot), (0, width - self.width))
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return self.table.project(pooled)
+
+
+class FrozenGrouped(FrozenTable):
+    """Frozen groups. Each is asked for every id, so that shapes do not depend on the ids."""
+
+    def __init__(self, routes: _Routes, tables: Sequence[FrozenTable], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.routes, self.width = routes, max(widths)
+        self.tables = nn.ModuleList(map(_Padded, tables, widths))
+        self.costly = any(table.costly for table in tables)  # type: ignore[misc]
+
+    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, width]."""
+        group, inside = self.routes(slot)
+        out = torch.zeros(1, self.width, device=ids.device)
+        for number, table in enumerate(self.tables):
+            mine = group == number
+            # Ids of other groups read id 0 of this group's first feature: one row, near at hand.
+            vectors = table(torch.where(mine, ids, 0), torch.where(mine, inside, 0), self.width)
+            out = torch.where(mine[:, None], vectors, out)
+        return out
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Apply each group's own projection to the width that is its own."""
+        return self.routes.project(pooled, list(self.tables))  # type: ignore[arg-type]
+
+
+def size_table(
+    features: Sequence[Feature],
+    dim: int,
+    nbytes: int,
+    method: str,
+    options: Mapping[str, Any] | None = None,
+    rules: Sequence[Rule] = (),
+) -> Callable[[RowsFactory, float], EmbeddingTable]:
+    """Size a method, or several by rules, and return what builds the table from rows and a start deviation.
+
+    Args:
+        features: the group, in slot order.
+        dim: output width.
+        nbytes: limit on serving bytes.
+        method: of the features that no rule takes.
+        options: fields of that method's config.
+        rules: the first that fits a feature takes it.
+
+    Raises:
+        SlimtabError: when a method or option is unknown, or the budget cannot be reached.
+    """
+    all_rules = [*rules, Rule(method, 0, dict(options or {}))]
+    parts = _split(all_rules, features)
+    kind: type[EmbeddingTable]
+    config: TableConfig
+    if len(parts) == 1:
+        rule = parts[0][0]
+        kind = get_method(rule.method)
+        config = kind.Config.for_budget(features, dim, nbytes, **rule.options)
+    else:
+        kind, config = Grouped, GroupedConfig.for_budget(features, dim, nbytes, rules=all_rules)
+    return lambda make_rows, init_std: kind(config, features, dim, make_rows, init_std)
+
+
+def read_config(method: str, plain: Mapping[str, Any]) -> tuple[type[EmbeddingTable], TableConfig]:
+    """Return a table's class and config from the plain values that JSON holds."""
+    if method == Grouped.method:
+        groups = [
+            Group(tuple(group["slots"]), group["method"], read_config(group["method"], group["config"])[1])
+            for group in plain["groups"]
+        ]
+        return Grouped, GroupedConfig(groups=tuple(groups))
+    table = get_method(method)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    return table, table.Config(**values)

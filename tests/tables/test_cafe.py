@@ -1,0 +1,215 @@
+"""CAFE's lookup against a dictionary of hot ids, and the moves between shared and owned rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from slimtab.errors import SlimtabError
+from slimtab.schema import Feature
+from slimtab.tables.base import get_method
+from slimtab.tables.cafe import Cafe, CafeConfig
+from slimtab.tables.hashing import hash_rows, make_salts
+from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+
+FEATURES = [Feature("a", 6), Feature("b", 4000), Feature("c", 3000)]
+DIM = 4
+
+
+def build(features=FEATURES, nbytes=12_000, make_rows=PlainRows, **options):
+    torch.manual_seed(0)
+    config = CafeConfig.for_budget(features, DIM, nbytes, **{"threshold": 2.0, **options})
+    return Cafe(config, features, DIM, make_rows, 0.1)
+
+
+def backward(table, ids, slot, gradient):
+    """One lookup whose vectors get ``gradient``."""
+    vectors = table(torch.tensor(ids), torch.tensor(slot))
+    vectors.backward(torch.tensor(gradient, dtype=torch.float32))
+    return vectors.detach()
+
+
+def make_hot(table, feature, ids):
+    """Let ``ids`` be looked up until they own rows."""
+    for _ in range(3):
+        backward(table, ids, [feature] * len(ids), np.ones((len(ids), DIM)))
+
+
+def hashed_row(table, slot, id_):
+    """The shared row of an id, by the rule of methods.md §0.2."""
+    rows = table.config.rows
+    inside = id_
+    if rows[slot] < FEATURES[slot].num_ids:
+        salt = make_salts([FEATURES[slot].name], 1)[0, 0]
+        inside = int(hash_rows(torch.tensor(id_), salt, rows[slot]))
+    return sum(rows[:slot]) + inside
+
+
+def test_lookup_is_a_dictionary_of_hot_ids_over_a_hash_table():
+    """The reference: the owned row of a hot id, the hashed row of any other; exact features own theirs."""
+    table = build()
+    make_hot(table, 1, [5, 77, 3999])
+    make_hot(table, 2, [5, 9])
+    cells = zip(table.sketch.key.flatten().tolist(), table.sketch.row.flatten().tolist(), strict=True)
+    owned = {key: row for key, row in cells if row >= 0}
+    assert len(owned) == 5
+    weight = table.rows.values().numpy()
+    starts = [0, 6, 4006]
+    for slot, feature in enumerate(FEATURES):
+        for id_ in {0, 5, 9, 77, 500, feature.num_ids - 1} & set(range(feature.num_ids)):
+            row = hashed_row(table, slot, id_)
+            if starts[slot] + id_ in owned:
+                row = sum(table.config.rows) + owned[starts[slot] + id_]
+            for form in (table.eval(), table.freeze()):
+                with torch.no_grad():
+                    out = form(torch.tensor([id_]), torch.tensor([slot]))[0].numpy()
+                np.testing.assert_array_equal(out, weight[row])
+
+
+@pytest.mark.parametrize("make_rows", [PlainRows, FusedRowsFactory(RowOptimizer(lr=0.5, weight_decay=0.1))])
+def test_a_hot_row_begins_as_the_row_the_forward_pass_used(make_rows):
+    """The authors' code copies another row than the one it read, so ids jump when they become hot."""
+    table = build(make_rows=make_rows, threshold=1.0)
+    ids, slot = torch.tensor([5, 77, 3000]), torch.tensor([1, 1, 1])
+    before = backward(table, ids.tolist(), slot.tolist(), np.ones((3, DIM)))
+    assert int((table.sketch.row >= 0).sum()) == 3
+    with torch.no_grad():
+        torch.testing.assert_close(table.eval()(ids, slot), before)
+    if make_rows is not PlainRows:  # the step moves what was read, and leaves the new rows but for decay
+        table.rows.step()
+        torch.testing.assert_close(table(ids, slot).detach(), before * 0.95)
+
+
+def test_a_row_that_changes_hands_in_a_step_is_not_overwritten():
+    """The optimizer writes back what was read: a row taken from one id may not hand that to the next."""
+    table = build(make_rows=FusedRowsFactory(RowOptimizer(lr=0.5)), threshold=1.0, decay=0.01)
+    make_hot(table, 1, list(range(300)))
+    table.rows.zero_grad()
+    table.sketch.num_free.fill_(0)  # only rows that are taken back can be given away
+    table.added.fill_(1e9)
+    ids, slot = torch.tensor([*range(50), 3000, 3001]), torch.tensor([1] * 52)
+    gradient = np.zeros((52, DIM))
+    gradient[-2:] = 1.0
+    before = backward(table, ids.tolist(), slot.tolist(), gradient)
+    table.rows.step()
+    hot = table.sketch.find(table.addressing.keys(ids, slot)) >= 0
+    assert hot.tolist() == [False] * 50 + [True] * 2
+    with torch.no_grad():
+        torch.testing.assert_close(table.eval()(ids, slot)[hot], before[hot])
+
+
+def test_optimizer_moments_travel_with_the_row():
+    """An id that becomes hot is not thrown back to the first, large steps of Adam."""
+    table = build(make_rows=FusedRowsFactory(RowOptimizer()), threshold=2.0)
+    for _ in range(3):
+        table.rows.zero_grad()
+        backward(table, [5, 77], [1, 1], np.ones((2, DIM)))
+        table.rows.step()
+    row = table.first_hot + int(
+        table.sketch.find(table.addressing.keys(torch.tensor([5]), torch.tensor([1])))
+    )
+    assert float(table.rows.packed[row, DIM:].abs().min()) > 0
+
+
+def test_scores_are_gradient_norms_of_mean_one():
+    """Importance is relative within a batch: a loss scaled by a thousand finds the same ids."""
+    for scale in (1e-3, 1.0, 1e3):
+        table = build(threshold=100.0)
+        gradient = scale * np.array([[3.0, 4, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+        backward(table, [5, 77, 80], [1, 2, 2], gradient)
+        scores = sorted(table.sketch.score[table.sketch.key >= 0].tolist())
+        assert scores == pytest.approx([0.0, 0.5, 2.5])
+        assert float(table.added) == 3
+
+
+def test_ids_that_own_their_row_anyway_take_no_hot_row():
+    """Tiny features are exact (trap 22); a second row for them would be wasted."""
+    table = build()
+    make_hot(table, 0, [0, 1, 2, 3, 4, 5])
+    assert bool((table.sketch.key < 0).all())
+
+
+def test_the_same_id_of_two_features_has_two_scores():
+    """Country 5 is not device 5."""
+    table = build()
+    make_hot(table, 1, [5])
+    asked = table.addressing.keys(torch.tensor([5, 5]), torch.tensor([1, 2]))
+    assert (table.sketch.find(asked) >= 0).tolist() == [True, False]
+
+
+def test_hashed_ids_of_63_bits():
+    """Neither 2^24 nor 2^31 nor 2^53 is a limit (trap 2)."""
+    features = [Feature("a", 3000, "hash"), Feature("b", 3000, "hash")]
+    table = build(features)
+    ids = [2**62 + step for step in (0, 1, 2**24, 2**31, 2**53)]
+    make_hot(table, 0, ids)
+    near = torch.tensor([2**62, 2**62 + 2, 2**62 + 2**31 + 1])
+    keys = table.addressing.keys(near, torch.zeros(3, dtype=torch.int64))
+    assert (table.sketch.find(keys) >= 0).tolist() == [True, False, False]
+    frozen, ids = table.freeze(), torch.tensor(ids)
+    with torch.no_grad():
+        slot = torch.zeros_like(ids)
+        assert torch.equal(frozen(ids, slot), table.eval()(ids, slot))
+        assert len(frozen(ids, slot).unique(dim=0)) == 5
+
+
+def test_no_gradient_no_score():
+    """A feature the model ignores sends zeros: nothing may be divided by their mean."""
+    table = build()
+    backward(table, [5, 6], [1, 1], np.zeros((2, DIM)))
+    assert bool((table.sketch.key < 0).all())
+    assert float(table.added) == 0
+
+
+def test_eval_leaves_the_sketch_alone():
+    """Validation rows may not decide who is hot."""
+    table = build().eval()
+    make_hot(table, 1, [5])
+    assert bool((table.sketch.key < 0).all())
+
+
+def test_ids_that_cool_give_their_rows_back():
+    """A hot id of yesterday is an ordinary one today; its row serves another."""
+    table = build(threshold=1.0, decay=0.5)
+    make_hot(table, 1, [5])
+    table.added.fill_(1e9)
+    for _ in range(3):
+        backward(table, [77], [1], np.ones((1, DIM)))
+        table.added.fill_(1e9)
+    keys = table.addressing.keys(torch.tensor([5, 77]), torch.tensor([1, 1]))
+    assert (table.sketch.find(keys) >= 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("share", "threshold", "shared"),
+    [
+        (0.6, 10, 0.7),
+        (0.2, 10, 0.5),
+        (0.1, 20, 0.5),
+        (0.05, 30, 0.5),
+        (0.02, 50, 0.3),
+        (0.01, 100, 0.3),
+        (0.001, 500, 0.2),
+    ],
+)
+def test_settings_by_budget(share, threshold, shared):
+    """The authors' settings (methods.md §7.1): threshold, and bytes of hashed rows."""
+    features = [Feature("x", 1_000_000), Feature("y", 500_000)]
+    nbytes = int(share * 4 * 16 * 1_500_000)
+    config = get_method("cafe").Config.for_budget(features, 16, nbytes)
+    assert config.threshold == threshold
+    assert 4 * 16 * sum(config.rows) == pytest.approx(shared * nbytes, rel=0.01)
+    assert config.hot * (4 * 16 + 8) == pytest.approx((1 - shared) * nbytes, rel=0.01)
+
+
+def test_a_budget_for_everything_needs_no_sketch():
+    """Where each id owns a row there is nothing to find."""
+    table = build(nbytes=1_000_000)
+    assert table.sketch is None
+    assert table.config.rows == (6, 4000, 3000)
+
+
+@pytest.mark.parametrize("options", [{"decay": 0.0}, {"shared": 1.5}, {"threshold": -1.0}])
+def test_settings_out_of_range(options):
+    """One line that names them."""
+    with pytest.raises(SlimtabError, match="cafe cannot work with"):
+        build(**options)
