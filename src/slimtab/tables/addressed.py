@@ -27,6 +27,8 @@ class Addressing(nn.Module, abc.ABC):
 
 def combine_rows(rows: Tensor, probes: int, combine: Combine) -> Tensor:
     """Combine ``rows`` [N · probes, w] to [N, probes · w] (concat) or [N, w] (mean)."""
+    if probes == 1:
+        return rows
     rows = rows.view(-1, probes, rows.shape[1])
     return rows.flatten(1) if combine == "concat" else rows.mean(dim=1)
 
