@@ -54,10 +54,10 @@ def train_steps(model: CTRModel, batches: Iterator[Batch] | list[Batch], optimiz
 
 
 def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettings) -> None:
-    """Train on ``batches`` in each of the table's stages, to the end of the last."""
+    """Train on ``batches`` in the table's stage and each that follows; called again, in the last once more."""
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
-    for stage in table.stages:
+    for stage in table.stages[table.stages.index(table.stage) :]:
         if stage != table.stage:
             table.set_stage(stage)
         optimizers = Optimizers(model, settings, len(batches))
