@@ -197,7 +197,8 @@ class TableCollection(nn.Module):
         are spared in evaluation too.
         """
         flat, flat_slot = ids.reshape(-1), slot.expand_as(ids).reshape(-1)
-        if not (torch.is_grad_enabled() or self.table.costly):
+        spared = self.table.costly and not torch.compiler.is_compiling()
+        if not (torch.is_grad_enabled() or spared):
             return self.table(flat, flat_slot)  # type: ignore[no-any-return]
         keys = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
         each = distinct(keys.reshape(-1))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method, methods
+from slimtab.tables.grouped import in_last_stage
 from slimtab.tables.rows import PlainRows
 
 SIZES = st.lists(
@@ -31,7 +32,7 @@ def frozen_bytes(method, features, dim, nbytes, **options):
         built = table(
             table.Config.for_budget(features, dim, nbytes, **options), features, dim, PlainRows, 0.1
         )
-        frozen = built.freeze()
+        frozen = in_last_stage(built).freeze()
         counted = sum(t.numel() * t.element_size() for t in frozen.state_dict().values())
         assert frozen.serve_bytes() == built.serve_bytes() == counted
         assert sum(built.bytes_by_feature()) == counted

@@ -8,14 +8,14 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
-from slimtab.tables.rq import RQ, RQConfig, encode, sum_codewords
+from slimtab.tables.rq import RQ, FrozenRQ, RQConfig, encode
 
 FEATURES = [Feature("a", 900), Feature("b", 100)]
 
 
-def build(levels=3, bits=4, make_rows=PlainRows, init_std=1.0):
+def build(levels=(4, 4, 4), make_rows=PlainRows, init_std=1.0):
     torch.manual_seed(0)
-    return RQ(RQConfig(levels, bits), FEATURES, 8, make_rows, init_std)
+    return RQ(RQConfig(levels), FEATURES, 8, make_rows, init_std)
 
 
 def every_id():
@@ -23,23 +23,26 @@ def every_id():
     return ids, torch.repeat_interleave(torch.arange(2), torch.tensor([900, 100]))
 
 
-def test_encode_and_sum_equal_numpy():
-    """Greedy residual coding, written out vector by vector."""
+def test_codes_and_frozen_vectors_equal_numpy():
+    """Greedy residual coding, written out vector by vector; levels of different sizes."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((60, 5), dtype=np.float32)
-    book = rng.standard_normal((3, 7, 5), dtype=np.float32)
+    config = RQConfig((3, 3, 2))
+    vectors = rng.standard_normal((1000, 5), dtype=np.float32)
+    words = rng.standard_normal((20, 5)).astype(np.float16).astype(np.float32)
     codes, sums = [], []
     for vector in vectors:
         left, own = vector.copy(), []
-        for level in book:
-            own.append(int(((left - level) ** 2).sum(1).argmin()))
-            left = left - level[own[-1]]
+        for start, stop in ((0, 8), (8, 16), (16, 20)):
+            own.append(int(((left - words[start:stop]) ** 2).sum(1).argmin()))
+            left = left - words[start + own[-1]]
         codes.append(own)
-        sums.append(sum(book[level, code] for level, code in enumerate(own)))
-    found = encode(torch.from_numpy(vectors), torch.from_numpy(book))
+        sums.append(vector - left)
+    found = encode(torch.from_numpy(vectors), torch.from_numpy(words), config)
     assert found.tolist() == codes
-    summed = sum_codewords(found, torch.from_numpy(book))
-    np.testing.assert_allclose(summed.numpy(), np.stack(sums), rtol=1e-5, atol=1e-6)
+    frozen = FrozenRQ(found, torch.from_numpy(words), config, torch.tensor([0, 900]))
+    ids, slot = every_id()
+    np.testing.assert_allclose(frozen(ids, slot).numpy(), np.stack(sums), rtol=1e-4, atol=1e-5)
+    assert frozen.serve_bytes() == config.serve_bytes(1000, 5) == 1000 + 7 + 20 * 5 * 2
 
 
 def test_the_first_stage_is_a_full_table():
@@ -52,7 +55,7 @@ def test_each_level_brings_codes_closer():
     """Continuity at the change of stage: the more levels, the less the vectors move."""
     ids, slot = every_id()
     errors = []
-    for levels in (1, 2, 3):
+    for levels in ((4,), (4, 4), (4, 4, 4)):
         table = build(levels)
         before = table(ids, slot).detach()
         table.set_stage("code")
@@ -75,17 +78,15 @@ def test_codes_follow_their_rows():
 
 def test_gradients_reach_codewords_and_rows():
     """Straight through: the row gets its vector's gradient whole, each codeword the sum over its ids."""
-    table = build(levels=2)
+    table = build((4, 4))
     table.set_stage("code")
     ids, slot = torch.tensor([1, 2, 1]), torch.tensor([0, 0, 1])
     weight = torch.randn(3, 8)
     (table(ids, slot) * weight).sum().backward()
     torch.testing.assert_close(table.rows.weight.grad[[1, 2, 901]], weight)
-    codes = encode(table.rows.values()[[1, 2, 901]], table.codebook.detach().half().float())
-    expected = torch.zeros(2, 16, 8)
-    for level in range(2):
-        expected[level].index_add_(0, codes[:, level], weight)
-    torch.testing.assert_close(table.codebook.grad, expected)
+    codes = encode(table.rows.values()[[1, 2, 901]], table.codewords.detach().half().float(), table.config)
+    expected = torch.zeros(32, 8).index_add_(0, codes[:, 0], weight).index_add_(0, 16 + codes[:, 1], weight)
+    torch.testing.assert_close(table.codewords.grad, expected)
 
 
 def test_the_penalty_is_the_distance_to_the_codes():
@@ -101,7 +102,7 @@ def test_the_penalty_is_the_distance_to_the_codes():
 
 def test_what_the_loss_feels_is_coded_best():
     """Ids with large gradients get the codewords."""
-    table = build(1, 4, FusedRowsFactory(RowOptimizer("rowwise_adagrad", lr=0.0)))
+    table = build((4,), FusedRowsFactory(RowOptimizer("rowwise_adagrad", lr=0.0)))
     ids, slot = every_id()
     strength = torch.ones(1000)
     strength[:30] = 100.0
@@ -117,12 +118,13 @@ def test_what_the_loss_feels_is_coded_best():
     assert float(error[:30].mean()) < 0.5 * float(error[30:].mean())
 
 
-def test_larger_codebooks_come_before_more_of_them():
+def test_a_level_is_filled_before_the_next_begins():
     """Eight bits in one code say more than four times two."""
     features = [Feature("a", 100_000)]
     full = 64 * 100_000
     found = [RQConfig.for_budget(features, 16, int(share * full)) for share in (0.005, 0.01, 0.02, 0.05, 0.5)]
-    assert [(config.levels, config.bits) for config in found] == [(1, 2), (1, 5), (1, 8), (2, 8), (7, 8)]
+    levels = [config.levels for config in found]
+    assert levels == [(2,), (5,), (8, 1), (8, 8, 7), (8, 8, 8, 8, 8, 8, 8, 1)]
 
 
 def test_too_small_a_budget_names_the_smallest():

@@ -112,7 +112,7 @@ class FrozenTable(nn.Module, abc.ABC):
     rebuilt on loading and takes no bytes in the file.
     """
 
-    costly: ClassVar[bool] = False  # see EmbeddingTable; what is served is called as it is
+    costly: ClassVar[bool] = False  # see EmbeddingTable
 
     @abc.abstractmethod
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -134,6 +134,8 @@ class _Encoder(nn.Module):
 class _FrozenDHE(FrozenTable):
     """The networks with BatchNorm folded in, and the rows of full features."""
 
+    costly = True
+
     weight: Tensor
     bias: Tensor
     last_bias: Tensor

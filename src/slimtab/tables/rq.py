@@ -15,9 +15,9 @@ coding costs, compared with weights by count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -42,64 +42,72 @@ class RQConfig(TableConfig):
     """Settings of :class:`RQ`.
 
     Attributes:
-        levels: codewords summed for each id.
-        bits: of each code; a level has 2^bits codewords, shared by all features.
+        levels: bits of the code at each level; one of b bits has 2^b codewords, shared by all features.
         pull: weight of the penalty that keeps rows and their codes together.
     """
 
-    by_budget = ("levels", "bits")
+    by_budget = ("levels",)
 
-    levels: int = 1
-    bits: int = 8
+    levels: tuple[int, ...] = (8,)
     pull: float = 0.25
 
+    @property
+    def starts(self) -> list[int]:
+        """Where each level's codewords begin, and where the last one's end."""
+        return list(accumulate((1 << bits for bits in self.levels), initial=0))
+
     def serve_bytes(self, ids: int, dim: int) -> int:
-        """Return bytes of packed codes and half-precision codebooks."""
-        return packed_bytes(ids, self.levels, self.bits) + 2 * dim * (self.levels << self.bits)
+        """Return bytes of packed codes and half-precision codewords."""
+        return packed_bytes(ids, 1, sum(self.levels)) + 2 * dim * self.starts[-1]
+
+    @classmethod
+    def ladder(cls, dim: int, **options: Any) -> Iterator[RQConfig]:
+        """Yield all settings, smallest first.
+
+        Eight bits in one code say more than four times two, so a level is filled before the next begins.
+        """
+        for bits in range(1, min(MAX_BITS, _BITS * max(1, dim // 2)) + 1):
+            whole, rest = divmod(bits, _BITS)
+            yield cls((_BITS,) * whole + ((rest,) if rest else ()), **options)
 
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
-        """Return one level of two codewords: a bit per id."""
-        return cls(1, 1).serve_bytes(sum(feature.num_ids for feature in features), dim)
+        """Return a bit per id, and two codewords."""
+        return cls((1,)).serve_bytes(sum(feature.num_ids for feature in features), dim)
 
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> RQConfig:
         ids = sum(feature.num_ids for feature in features)
-        most = max(1, min(dim // 2, MAX_BITS // _BITS))
-        settings = [
-            cls(levels, bits, **options) for levels in range(1, most + 1) for bits in range(1, _BITS + 1)
-        ]
-        fitting = [config for config in settings if config.serve_bytes(ids, dim) <= nbytes]
-        # Ten bits in one code say more than two times five: larger codebooks first, then more of them.
-        return max(fitting, key=lambda config: (config.bits, config.levels))
+        return [config for config in cls.ladder(dim, **options) if config.serve_bytes(ids, dim) <= nbytes][-1]
 
 
 class FrozenRQ(FrozenTable):
-    """Packed codes and half-precision codebooks."""
+    """Packed codes and half-precision codewords."""
 
     codes: Tensor
-    codebook: Tensor
+    codewords: Tensor
     offset: Tensor
+    start: Tensor
+    shift: Tensor
+    mask: Tensor
 
-    def __init__(self, codes: Tensor, codebook: Tensor, offset: Tensor) -> None:
+    def __init__(self, codes: Tensor, codewords: Tensor, config: RQConfig, offset: Tensor) -> None:
+        """Pack ``codes`` [ids, levels] int64."""
         super().__init__()
-        self.levels, words, _ = codebook.shape
-        self.bits = words.bit_length() - 1
-        self.register_buffer("codes", codes)
-        self.register_buffer("codebook", codebook.half())
+        self.bits = sum(config.levels)
+        shifts = list(accumulate(config.levels, initial=0))[:-1]
+        self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
+        self.register_buffer("shift", torch.tensor(shifts), persistent=False)
+        self.register_buffer("mask", torch.tensor([(1 << b) - 1 for b in config.levels]), persistent=False)
         self.register_buffer("offset", offset, persistent=False)
+        self.register_buffer("codes", pack((codes << self.shift).sum(dim=1, keepdim=True), self.bits))
+        self.register_buffer("codewords", codewords.half())
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        codes = unpack(self.codes, ids + self.offset[slot], self.levels, self.bits)
-        return sum_codewords(codes, self.codebook.float())
-
-
-def sum_codewords(codes: Tensor, codebook: Tensor) -> Tensor:
-    """Return [N, dim]: the sum of the codewords of ``codes`` [N, levels] in ``codebook`` [levels, K, dim]."""
-    levels, words, _ = codebook.shape
-    base = words * torch.arange(levels, device=codes.device)
-    return F.embedding_bag(codes + base, codebook.flatten(0, 1), mode="sum")
+        words = unpack(self.codes, ids + self.offset.index_select(0, slot), 1, self.bits)
+        codes = ((words >> self.shift) & self.mask) + self.start
+        return F.embedding_bag(codes, self.codewords.float(), mode="sum")
 
 
 class RQ(EmbeddingTable, method="rq"):
@@ -113,6 +121,7 @@ class RQ(EmbeddingTable, method="rq"):
     config: RQConfig
     offset: Tensor
     counts: Tensor
+    start: Tensor
 
     def __init__(
         self,
@@ -127,8 +136,9 @@ class RQ(EmbeddingTable, method="rq"):
         sizes = [feature.num_ids for feature in features]
         self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
         self.register_buffer("counts", torch.ones(sum(sizes)), persistent=False)
+        self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
         self.rows = make_rows(sum(sizes), dim, init_std)
-        self.register_parameter("codebook", None)
+        self.register_parameter("codewords", None)
         self._apart: Tensor | None = None
         self._epochs = 1.0
 
@@ -143,7 +153,7 @@ class RQ(EmbeddingTable, method="rq"):
 
     def row_like(self) -> list[nn.Parameter]:
         """Codewords move as the rows they stand for."""
-        return [] if self.codebook is None else [self.codebook]
+        return [] if self.codewords is None else [self.codewords]
 
     def learning_rates(self) -> tuple[float, float]:
         """Go on carefully once coded: the full table was at its best already."""
@@ -154,9 +164,10 @@ class RQ(EmbeddingTable, method="rq"):
         rows: Tensor = self.rows(ids + self.offset[slot])
         if self.stage == "train":
             return rows
-        assert self.codebook is not None
-        codebook = _rounded(self.codebook)
-        coded = sum_codewords(encode(rows.detach(), codebook.detach()), codebook)
+        assert self.codewords is not None
+        codewords = _rounded(self.codewords)
+        codes = encode(rows.detach(), codewords.detach(), self.config)
+        coded = F.embedding_bag(codes + self.start, codewords, mode="sum")
         if torch.is_grad_enabled():
             self._apart = F.mse_loss(coded.detach(), rows) + F.mse_loss(coded, rows.detach())
             coded = coded + (rows - rows.detach())  # straight through
@@ -170,48 +181,50 @@ class RQ(EmbeddingTable, method="rq"):
     def set_stage(self, stage: str) -> None:
         """Fit the codebooks to the trained rows."""
         super().set_stage(stage)
-        shape = (self.config.levels, 1 << self.config.bits, self.dim)
-        self.codebook = nn.Parameter(torch.zeros(shape, device=self.offset.device))
+        shape = (self.config.starts[-1], self.dim)
+        self.codewords = nn.Parameter(torch.zeros(shape, device=self.offset.device))
         if not self.offset.is_meta:
             with torch.no_grad():
                 self._fit()
 
     def _fit(self) -> None:
-        assert self.codebook is not None
+        assert self.codewords is not None
         left = self.rows.values()
         weights = self.rows.squared_gradients(self.counts * self._epochs) ** _POWER
         if len(left) > _SAMPLE:
             some = torch.randperm(len(left), device=left.device)[:_SAMPLE]
             left, weights = left[some], weights[some]
-        for level, book in enumerate(self.codebook):
-            book.copy_(weighted_kmeans(left, weights, len(book), seed=level))
-            left = left - _rounded(book)[nearest(left, _rounded(book))]
+        for level, (start, stop) in enumerate(pairwise(self.config.starts)):
+            words = weighted_kmeans(left, weights, stop - start, seed=level)
+            self.codewords[start:stop] = words
+            left = left - _rounded(words)[nearest(left, _rounded(words))]
 
     @torch.no_grad()
     def freeze(self) -> FrozenTable:
         """Code every row."""
-        config = self.config
-        if self.codebook is None:
+        if self.codewords is None:
             raise SlimtabError(
                 "rq has no codes to freeze before its stage 'code'; call set_stage('code') first"
             )
-        codebook = _rounded(self.codebook)
+        codewords, config = _rounded(self.codewords), self.config
         if self.offset.is_meta:
-            codes = torch.empty(self.rows.num_rows, config.levels, dtype=torch.int64, device="meta")
+            codes = torch.empty(self.rows.num_rows, len(config.levels), dtype=torch.int64, device="meta")
         else:
-            codes = torch.cat([encode(chunk, codebook) for chunk in torch.split(self.rows.values(), _CHUNK)])
-        return FrozenRQ(pack(codes, config.bits), codebook, self.offset)
+            chunks = torch.split(self.rows.values(), _CHUNK)
+            codes = torch.cat([encode(chunk, codewords, config) for chunk in chunks])
+        return FrozenRQ(codes, codewords, config, self.offset)
 
 
-def encode(vectors: Tensor, codebook: Tensor) -> Tensor:
+def encode(vectors: Tensor, codewords: Tensor, config: RQConfig) -> Tensor:
     """Return codes [N, levels] of ``vectors`` [N, dim]: at each level the nearest to what is left."""
     left, codes = vectors, []
-    for book in codebook:
-        codes.append(nearest(left, book))
-        left = left - book[codes[-1]]
+    for start, stop in pairwise(config.starts):
+        words = codewords[start:stop]
+        codes.append(nearest(left, words))
+        left = left - words[codes[-1]]
     return torch.stack(codes, dim=1)
 
 
-def _rounded(codebook: Tensor) -> Tensor:
-    """Return the codebook as it is served, in half precision; gradients pass without being rounded too."""
-    return codebook + (codebook.half().float() - codebook).detach()
+def _rounded(words: Tensor) -> Tensor:
+    """Return codewords as they are served, in half precision; gradients pass without being rounded too."""
+    return words + (words.half().float() - words).detach()

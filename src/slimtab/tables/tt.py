@@ -169,6 +169,8 @@ def _join_third(joined: Tensor, third: Tensor, row: Tensor, rank: int) -> Tensor
 class _FrozenTT(FrozenTable):
     """The cores, and the rows of full features."""
 
+    costly = True
+
     first: Tensor
     middle: Tensor
     third: Tensor

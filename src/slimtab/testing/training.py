@@ -54,7 +54,7 @@ def train_steps(model: CTRModel, batches: Iterator[Batch] | list[Batch], optimiz
 
 
 def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettings) -> None:
-    """Train on ``batches`` in the table's stage and each that follows; called again, in the last once more."""
+    """Train on ``batches`` in the table's stage and each that follows; when called again, in the last."""
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
     for stage in table.stages[table.stages.index(table.stage) :]:
