@@ -223,7 +223,6 @@ class QR(EmbeddingTable, method="qr"):
     """Two or more small tables per feature, read by the digits of the id."""
 
     kind = "static sharing"
-    by_frequency = True
     paper = "Shi et al., KDD 2020"
     Config = QRConfig
 

@@ -208,7 +208,6 @@ class TT(EmbeddingTable, method="tt"):
     """Three cores for each large feature, and plain rows for the small ones."""
 
     kind = "static sharing"
-    by_frequency = True
     costly = True
     paper = "Yin et al., MLSys 2021"
     Config = TTConfig
