@@ -326,6 +326,12 @@ def test_squared_gradients_are_read_off_the_state(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_untrained_rows_have_no_squared_gradients(kind):
+    """Zero, not 0 / 0: a resumed training fits codes once before its weights are loaded."""
+    assert fused(kind).squared_gradients(torch.ones(50)).tolist() == [0.0] * 50
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_assign_replaces_rows_and_forgets_moments(kind):
     """Clustering moves a row far away: the old momentum would carry it further."""
     rows, other = fused(kind, decay=1.0), fused(kind, decay=1.0, seed=1)

@@ -228,7 +228,7 @@ class FusedRows(SteppedRows):
         if self.optimizer.kind == "rowwise_adagrad":
             return state[:, 0].clone()
         # Adam keeps a running mean over the row's own steps; its share of the start value 0 is divided out.
-        steps = touches.float().clamp(min=1).clamp(max=float(self.steps))
+        steps = touches.float().clamp(max=float(self.steps)).clamp(min=1)
         return state[:, self.width :].mean(dim=1) * steps / (1 - self.optimizer.betas[1] ** steps)
 
     def train_bytes(self) -> int:
