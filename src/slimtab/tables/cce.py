@@ -20,9 +20,10 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.clusters import cluster
-from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes, read_pieces
+from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
 from slimtab.tables.hashing import hash_rows, make_salts, mix64
 from slimtab.tables.packing import MAX_BITS, code_bits
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
 
@@ -106,9 +107,7 @@ class FrozenCCE(FrozenTable):
             pointer = (codes[:, column] & ((1 << self.bits) - 1)) + self.rows * column
             hashed = hash_rows(ids, self.salt[:, column].index_select(0, slot), self.rows)
             hashed += self.rows * (self.columns + column)
-            found.append(
-                read_pieces(self.weight, pointer[:, None]) + read_pieces(self.weight, hashed[:, None])
-            )
+            found.append(read_rows(self.weight, pointer) + read_rows(self.weight, hashed))
         return torch.cat(found, dim=1)
 
 

@@ -6,12 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from slimtab.tables.packing import pack, packed_bytes
 
 _WINDOW = 8  # bytes per read
-_ELEMENTS = {2: torch.int64, 4: torch.complex128}  # numbers as wide as so many floats
 
 
 def packed_code_bytes(ids: int, parts: int, bits: int) -> int:
@@ -47,15 +45,3 @@ def read_codes(packed: Tensor, first: Tensor, bits: int | Tensor, parts: int, fe
     window = packed.unfold(0, _WINDOW, 1).index_select(0, first >> 3).view(torch.int64)
     window = window >> (first & 7)[:, None]
     return (window >> bits * torch.arange(few, device=first.device)).view(-1, parts)
-
-
-def read_pieces(pieces: Tensor, address: Tensor) -> Tensor:
-    """Return vectors [N, k · w]: for ``address`` [N, k] int64, the rows of ``pieces`` [R, w] side by side.
-
-    Rows of two or four floats are read as one number each, which takes a third of the time of reading rows.
-    """
-    width = pieces.shape[1]
-    if width not in _ELEMENTS:
-        return F.embedding(address, pieces).flatten(1)
-    found = pieces.view(_ELEMENTS[width]).squeeze(1).index_select(0, address.flatten())
-    return found.view(-1, address.shape[1]).view(torch.float32)

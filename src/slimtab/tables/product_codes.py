@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes, read_pieces
+from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
 _CHUNK = 256  # queries compared with the codebook at a time: their distances stay in the cache
@@ -178,7 +179,7 @@ class FrozenProductCodes(FrozenTable):
         address += len(self.pieces) // self.parts * torch.arange(self.parts, device=ids.device)
         if self.any_exact:
             address += (self.own.index_select(0, slot) + ids * self.exact.index_select(0, slot))[:, None]
-        return read_pieces(self.pieces, address)
+        return read_rows(self.pieces, address.flatten()).view(-1, address.shape[1] * self.pieces.shape[1])
 
     def _codes(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return codes [N, parts] int64; zeros for ids of full features."""
