@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import importlib
 import itertools
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,10 +98,12 @@ class TableConfig(abc.ABC):
         name = cls._name()
         smallest = cls.smallest_bytes(features, dim, **options)
         if smallest > nbytes:
+            full = 4 * dim * sum(feature.num_ids for feature in features)
+            share = math.ceil(1e4 * smallest / full) / 100  # rounded up: this share is enough
             raise SlimtabError(
                 f"{name} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
-                f"its smallest size here is {format_bytes(smallest)} ({smallest} bytes); "
-                "raise the budget or choose another method"
+                f"its smallest size here is {format_bytes(smallest)} "
+                f"({smallest} bytes, {share:.2f}% of full); raise the budget or choose another method"
             )
         return cls._largest(features, dim, nbytes, **options)
 
