@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -28,18 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.settings += extra
     try:
         figures = args.module.run(args)
+        if args.json:
+            print(json.dumps(_without_nan(figures)), flush=True)
     except SlimtabError as error:
         if args.debug:
             raise
         print(f"slimtab: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
+    except BrokenPipeError:  # a reader such as `head` has seen enough; Python's own flush at exit would fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("slimtab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    if args.json:
-        print(json.dumps(_without_nan(figures)))
     return 0
 
 
