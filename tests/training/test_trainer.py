@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -134,6 +134,35 @@ def test_resumes_as_if_it_had_never_stopped(data, tmp_path, uninterrupted, setti
     assert whole[2][-len(rest[2]) :] == rest[2] or not rest[2]
     first = again.observers[0].reports[0].step if again.observers[0].reports else None
     assert first is None or first <= stop_at + 1
+
+
+@pytest.mark.parametrize("method", ["rq", "nested", "dedup"])
+def test_resumes_in_a_later_stage(data, tmp_path, uninterrupted, method):
+    """Codes, widths and shared blocks come back from the checkpoint, not from fitting them anew."""
+    settings = [f"table.method={method}", "training.checkpoint_steps=5", "training.patience=0"]
+    whole = uninterrupted(*settings)
+    began = next(step for (step, *_), (after, *_) in pairwise(whole[2]) if step == after)
+    stopped = make(data, tmp_path, *settings, observer=Recorder(stop_at=began + 8))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    assert stopped.table.stage == stopped.table.stages[1]
+    resumed = make(data, tmp_path, *settings)
+    assert_same(whole, fitted(resumed))
+    assert resumed.began == began
+
+
+def test_a_stage_begins_with_the_best_of_the_one_before(data, tmp_path):
+    """And what it begins with is scored: twice at the step where it changes, first without and then with."""
+    recorder = Recorder()
+    trainer = make(data, tmp_path, "table.method=rq", "training.patience=0", observer=recorder)
+    trainer.fit()
+    assert {path.name for path in tmp_path.glob("best-*")} == {
+        "best-train.safetensors",
+        "best-code.safetensors",
+    }
+    steps = [step for step, *_ in recorder.validations]
+    assert len(steps) - len(set(steps)) == 1
+    assert trainer.train_bytes > 0
 
 
 def test_a_resumed_run_may_be_stopped_again(data, tmp_path):
