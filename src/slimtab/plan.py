@@ -10,8 +10,7 @@ import torch
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings, Rule
 from slimtab.schema import Feature, Schema
-from slimtab.tables.base import EmbeddingTable, methods
-from slimtab.tables.grouped import in_last_stage
+from slimtab.tables.base import EmbeddingTable, in_last_stage, methods
 from slimtab.training.optimizers import fused_rows, train_bytes
 
 # Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.

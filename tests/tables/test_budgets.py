@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.base import get_method, methods
-from slimtab.tables.grouped import in_last_stage
+from slimtab.tables.base import get_method, in_last_stage, methods
 from slimtab.tables.rows import PlainRows
 
 SIZES = st.lists(

@@ -18,9 +18,9 @@ from slimtab.run import train_run
 from slimtab.schema import Feature
 from slimtab.serving.freeze import load_frozen
 from slimtab.tables import base
-from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig, get_method
+from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig, get_method, in_last_stage
 from slimtab.tables.full import Full
-from slimtab.tables.grouped import Grouped, divide, in_last_stage, read_config, size_table
+from slimtab.tables.grouped import Grouped, divide, read_config, size_table
 from slimtab.tables.hash import Hash
 from slimtab.tables.rows import PlainRows
 from slimtab.testing import fake_schema

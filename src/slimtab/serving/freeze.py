@@ -17,8 +17,8 @@ from slimtab.data.encode import Encoder
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Schema
-from slimtab.tables.base import EmbeddingTable
-from slimtab.tables.grouped import in_last_stage, read_config
+from slimtab.tables.base import EmbeddingTable, in_last_stage
+from slimtab.tables.grouped import read_config
 from slimtab.tables.rows import PlainRows
 from slimtab.training.checkpoint import read_tensors, write_tensors
 

@@ -282,6 +282,13 @@ class EmbeddingTable(nn.Module, abc.ABC):
         return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
+def in_last_stage(table: EmbeddingTable) -> EmbeddingTable:
+    """Walk a new table through its stages, to the shapes that are served."""
+    for stage in table.stages[1:]:
+        table.set_stage(stage)
+    return table
+
+
 def methods() -> dict[str, type[EmbeddingTable]]:
     """Return all methods by name: slimtab's own, then those of the entry-point group ``slimtab.tables``."""
     package = importlib.import_module("slimtab.tables")

@@ -18,7 +18,14 @@ from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
-from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig, get_method
+from slimtab.tables.base import (
+    Clock,
+    EmbeddingTable,
+    FrozenTable,
+    TableConfig,
+    get_method,
+    in_last_stage,
+)
 from slimtab.tables.rows import PlainRows, RowsFactory
 
 
@@ -146,13 +153,6 @@ def served_bytes(
     """Return the bytes that a table will serve when it is trained; nothing is allocated."""
     with torch.device("meta"):
         return in_last_stage(table(config, features, dim, PlainRows, 0.0)).serve_bytes()
-
-
-def in_last_stage(table: EmbeddingTable) -> EmbeddingTable:
-    """Walk a new table through its stages, to the shapes that are served."""
-    for stage in table.stages[1:]:
-        table.set_stage(stage)
-    return table
 
 
 class Grouped(EmbeddingTable):

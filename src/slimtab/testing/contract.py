@@ -29,7 +29,7 @@ from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
-from slimtab.tables.base import EmbeddingTable, get_method
+from slimtab.tables.base import EmbeddingTable, get_method, in_last_stage
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer, RowsFactory, SteppedRows
 from slimtab.testing.fakes import fake_schema
 from slimtab.testing.training import every_id, planted_batches, train_steps, walk_stages
@@ -194,9 +194,7 @@ class TableContract:
     def test_state_dict_is_complete(self) -> None:
         """Masks, codes and seeds are buffers: a checkpoint alone rebuilds the table."""
         table = self.table(self.trained().tables)
-        other = self.table(self.build(fused_rows(RATES, 4), seed=7))
-        for stage in table.stages[1:]:
-            other.set_stage(stage)
+        other = in_last_stage(self.table(self.build(fused_rows(RATES, 4), seed=7)))
         other.load_state_dict(table.state_dict())
         ids, slot = every_id(table)
         with torch.no_grad():
@@ -322,10 +320,7 @@ class TableContract:
     def test_frozen_loads_into_a_freshly_built_one(self) -> None:
         """The file and the config rebuild the table; nothing lives in between."""
         table = self.table(self.trained().tables)
-        other = type(table)(table.config, table.features, self.dim, PlainRows, 0.0)
-        for stage in table.stages[1:]:
-            other.set_stage(stage)
-        frozen = other.freeze()
+        frozen = in_last_stage(type(table)(table.config, table.features, self.dim, PlainRows, 0.0)).freeze()
         frozen.load_state_dict(table.freeze().state_dict())
         ids, slot = every_id(table)
         with torch.no_grad():
@@ -363,10 +358,7 @@ class TableContract:
         table_type = get_method(self.method)
         config = table_type.Config.for_budget(features, dim, nbytes, **self.options)
         with torch.device("meta"):
-            table = table_type(config, features, dim, PlainRows, 0.1)
-            for stage in table.stages[1:]:
-                table.set_stage(stage)
-            return table.freeze().serve_bytes()
+            return in_last_stage(table_type(config, features, dim, PlainRows, 0.1)).freeze().serve_bytes()
 
     @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
     @given(sizes=SIZES, dim=st.sampled_from([4, 8, 16, 32, 64, 128]), share=st.floats(0.001, 1.0))
