@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from slimtab.data.files import written
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
-from slimtab.models.base import build_model
+from slimtab.models.base import CTRModel, build_model
 from slimtab.reporting.progress import ProgressBar
 from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
@@ -33,7 +33,11 @@ from slimtab.training.optimizers import fused_rows
 from slimtab.training.trainer import Trainer
 
 
-def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+def train_run(
+    config: RunConfig,
+    observers: Sequence[Observer] = (),
+    choose: Callable[[CTRModel, str], None] | None = None,
+) -> dict[str, Any]:
     """Train, score the test rows once, freeze, and write the run folder.
 
     An unfinished run in the folder is continued from its last checkpoint and ends as it would have;
@@ -42,6 +46,7 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
     Args:
         config: settings; ``data`` and ``run`` are needed.
         observers: told about steps and validations, beside the progress bar and TensorBoard.
+        choose: see :class:`~slimtab.training.trainer.Trainer`.
 
     Returns:
         What ``metrics.json`` holds.
@@ -80,6 +85,8 @@ def train_run(config: RunConfig, observers: Sequence[Observer] = ()) -> dict[str
         config,
         folder / "checkpoints",
         [ProgressBar(), TensorBoard(folder / "tb"), *observers],
+        Loader(data, "valid", size, shuffle=True, seed=config.seed),
+        choose,
     )
     valid = trainer.fit()
     test = evaluate(model, Loader(data, "test", 4 * size, shuffle=False))

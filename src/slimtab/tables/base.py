@@ -141,11 +141,13 @@ class EmbeddingTable(nn.Module, abc.ABC):
         kind: class of the method, for listings (``static sharing``, ``width``, …).
         paper: where the method comes from.
         stages: what training walks through, each until validation gets no better.
+        rewinds: those stages that begin from the model's start values, with what :meth:`choose` decided.
         hashes_ids: whether ids may be 64-bit hashes; otherwise they number the vocabulary of a feature.
         by_frequency: whether the method treats frequent ids differently. It takes ids to be numbered by
             falling frequency, as `slimtab prep` does, and so needs no index of its own for that.
         costly: whether a lookup costs so much more than a read that ids are made distinct for it in eval too.
         Config: the method's settings.
+        config: settings, with what later stages chose.
         stage: the stage the table is in.
         features: the group served, in slot order.
         dim: output width.
@@ -156,6 +158,7 @@ class EmbeddingTable(nn.Module, abc.ABC):
     kind: ClassVar[str]
     paper: ClassVar[str]
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    rewinds: ClassVar[tuple[str, ...]] = ()
     hashes_ids: ClassVar[bool] = False
     by_frequency: ClassVar[bool] = False
     costly: ClassVar[bool] = False
@@ -227,6 +230,18 @@ class EmbeddingTable(nn.Module, abc.ABC):
         """Return what the method adds to the loss, a scalar, or None."""
         return None
 
+    def by_sgd(self) -> list[tuple[nn.Parameter, float]]:
+        """Return parameters that plain SGD moves, such as thresholds, each with its learning rate."""
+        return []
+
+    def by_validation(self) -> list[tuple[nn.Parameter, float]]:
+        """Return parameters of this stage that learn from validation rows alone, with learning rates.
+
+        Plain SGD moves them, a step before each step of all others on training rows: bilevel learning in
+        first order.
+        """
+        return []
+
     def row_like(self) -> list[nn.Parameter]:
         """Return the parameters that stand for rows: they take the rows' learning rate and decay.
 
@@ -251,11 +266,23 @@ class EmbeddingTable(nn.Module, abc.ABC):
     def on_step(self, clock: Clock) -> None:
         """Follow a schedule: called before each training step."""
 
+    def choose(self, stage: str) -> None:
+        """Decide what ``stage`` will look like, from the trained weights of the stage before it.
+
+        Plain values go into :attr:`config`. Tensors go into buffers that were None until now: start values,
+        to which a stage may rewind, do not have them, and so leave them as they are.
+        """
+
+    def adopt(self, config: TableConfig) -> None:
+        """Take a config that :meth:`choose` filled in earlier, before the stages it is for are entered."""
+        self.config = config
+
     def set_stage(self, stage: str) -> None:
         """Enter one of :attr:`stages`, in their order, after the best weights of the stage before it.
 
-        Shapes may change here, by config alone. A resumed training calls this on untrained weights and then
-        loads those of the checkpoint over what it made.
+        Shapes may change here, by config alone; where :meth:`choose` was not called before, it is now. A
+        resumed training calls this on untrained weights, after :meth:`adopt`, and then loads those of the
+        checkpoint over what it made.
         """
         self.stage = stage
 

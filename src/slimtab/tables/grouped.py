@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -188,12 +188,26 @@ class Grouped(EmbeddingTable):
         names = [dict.fromkeys(t.stages[min(k, len(t.stages) - 1)] for t in tables) for k in range(last)]
         # These depend on the groups, where other classes know them beforehand.
         self.stages = tuple("+".join(name) for name in names)  # type: ignore[misc]
+        self.rewinds = self._rewinds()  # type: ignore[misc]
         self.by_frequency = any(table.by_frequency for table in tables)  # type: ignore[misc]
         self.costly = any(table.costly for table in tables)  # type: ignore[misc]
         self.stage, self.width = self.stages[0], self._width()
 
     def _tables(self) -> list[EmbeddingTable]:
         return list(self.tables)  # type: ignore[arg-type]
+
+    def _rewinds(self) -> tuple[str, ...]:
+        """Return the stages at which any group, and with it the whole model, begins anew."""
+        building = [table.method for table in self._tables() if table.stages[1:] and not table.rewinds]
+        for table in self._tables():
+            if table.rewinds and building:
+                raise SlimtabError(
+                    f"rules cannot join {table.method}, whose model starts anew between its stages, with "
+                    f"{building[0]}, which goes on from what it trained; choose one of them"
+                )
+        return tuple(
+            stage for stage in self.stages if any(own in table.rewinds for table, own in self._moving(stage))
+        )
 
     def _width(self) -> int:
         return max(table.width for table in self._tables())
@@ -235,20 +249,46 @@ class Grouped(EmbeddingTable):
         for group, table in zip(self.groups, self._tables(), strict=True):
             table.use_counts(torch.cat([each[slot] for slot in group.slots]))
 
+    def by_sgd(self) -> list[tuple[nn.Parameter, float]]:
+        """Return those of all groups."""
+        return [pair for table in self._tables() for pair in table.by_sgd()]
+
+    def by_validation(self) -> list[tuple[nn.Parameter, float]]:
+        """Return those of all groups."""
+        return [pair for table in self._tables() for pair in table.by_validation()]
+
     def on_step(self, clock: Clock) -> None:
         """Tell all groups."""
         for table in self._tables():
             table.on_step(clock)
 
+    def choose(self, stage: str) -> None:
+        """Let each group that has one more stage choose what it will be."""
+        for table, own in self._moving(stage):
+            table.choose(own)
+        groups = zip(self.groups, self._tables(), strict=True)
+        self.adopt(GroupedConfig(tuple(replace(group, config=table.config) for group, table in groups)))
+
+    def adopt(self, config: TableConfig) -> None:
+        """Give each group its own."""
+        super().adopt(config)
+        assert isinstance(config, GroupedConfig)
+        self.groups = config.groups
+        for group, table in zip(self.groups, self._tables(), strict=True):
+            table.adopt(group.config)
+
     def set_stage(self, stage: str) -> None:
         """Enter a stage with each group that has one more."""
-        number = self.stages.index(stage)
-        for table in self._tables():
-            own = table.stages[min(number, len(table.stages) - 1)]
-            if own != table.stage:
-                table.set_stage(own)
+        for table, own in self._moving(stage):
+            table.set_stage(own)
         super().set_stage(stage)
         self.width = self._width()
+
+    def _moving(self, stage: str) -> list[tuple[EmbeddingTable, str]]:
+        """Return the groups that enter another stage with this one, and which."""
+        number = self.stages.index(stage)
+        own = [(table, table.stages[min(number, len(table.stages) - 1)]) for table in self._tables()]
+        return [(table, name) for table, name in own if name != table.stage]
 
     def learning_rates(self) -> tuple[float, float]:
         """Return the smallest factors any group asks for: there is one optimizer for all."""

@@ -47,18 +47,29 @@ def train_steps(model: CTRModel, batches: Iterator[Batch] | list[Batch], optimiz
     for step, batch in enumerate(batches):
         table.on_step(Clock(step, len(batches), len(batches)))
         optimizers.zero_grad()
-        loss = binary_cross_entropy_with_logits(model(batch), batch.label)
-        penalty = table.penalty()
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        if optimizers.on_validation is not None:
+            _backward(model, table, batches[-1 - step])
+            optimizers.step_on_validation()
+        _backward(model, table, batch)
         optimizers.step()
+
+
+def _backward(model: CTRModel, table: EmbeddingTable, batch: Batch) -> None:
+    loss = binary_cross_entropy_with_logits(model(batch), batch.label)
+    penalty = table.penalty()
+    torch.autograd.backward(loss if penalty is None else loss + penalty)
 
 
 def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettings) -> None:
     """Train on ``batches`` in the table's stage and each that follows; when called again, in the last."""
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
     for stage in table.stages[table.stages.index(table.stage) :]:
         if stage != table.stage:
+            table.choose(stage)
+            if stage in table.rewinds:
+                model.load_state_dict(model.state_dict() | initial)
             table.set_stage(stage)
         optimizers = Optimizers(model, settings, len(batches))
         optimizers.scale_lr(*table.learning_rates())

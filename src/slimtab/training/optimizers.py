@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ class Optimizers:
 
     Args:
         model: :class:`SteppedRows` step themselves; all parameters go to AdamW, those that a table says
-            are :meth:`~slimtab.tables.base.EmbeddingTable.row_like` with the rows' learning rate and decay.
+            are :meth:`~slimtab.tables.base.EmbeddingTable.row_like` with the rows' learning rate and decay,
+            and but for those that they hand to SGD. SGD's learning rates stay what the tables say.
         settings: learning rates and decay.
         steps_per_epoch: over which an epoch's decay is spread.
     """
@@ -47,10 +49,13 @@ class Optimizers:
         }
         tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
         row_like = {parameter for table in tables for parameter in table.row_like()}
+        by_sgd = {parameter: lr for table in tables for parameter, lr in table.by_sgd()}
+        by_validation = {parameter: lr for table in tables for parameter, lr in table.by_validation()}
+        network = [p for p in model.parameters() if not (p in row_like or p in by_sgd or p in by_validation)]
         rule = fused_rows(settings, steps_per_epoch).optimizer
         groups: list[dict[str, Any]] = [
             {
-                "params": [p for p in model.parameters() if p not in row_like],
+                "params": network,
                 "lr": settings.lr,
                 "weight_decay": settings.weight_decay,
                 "rows": False,
@@ -63,18 +68,29 @@ class Optimizers:
             },
         ]
         self.dense = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        self.plain, self.on_validation = _sgd(by_sgd), _sgd(by_validation)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        self.dense.zero_grad(set_to_none=True)
+        for optimizer in (self.dense, self.plain, self.on_validation):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
         for rows in self.rows.values():
             rows.zero_grad()
 
     def step(self) -> None:
         """Apply all gradients."""
         self.dense.step()
+        if self.plain is not None:
+            self.plain.step()
         for rows in self.rows.values():
             rows.step()
+
+    def step_on_validation(self) -> None:
+        """Apply the gradients of what learns from validation rows, and forget all others."""
+        if self.on_validation is not None:
+            self.on_validation.step()
+        self.zero_grad()
 
     def scale_lr(self, network: float, rows: float) -> None:
         """Multiply the learning rate of the network, and that of rows and what stands for them."""
@@ -120,3 +136,9 @@ def train_bytes(model: nn.Module) -> int:
         + sum(rows.train_bytes() for rows in stepped)
         + sum(buffer.numel() * buffer.element_size() for buffer in indices)
     )
+
+
+def _sgd(rates: Mapping[nn.Parameter, float]) -> torch.optim.SGD | None:
+    """Return plain SGD, which has no state, over parameters with their learning rates."""
+    groups = [{"params": [parameter], "lr": lr} for parameter, lr in rates.items()]
+    return torch.optim.SGD(groups, lr=0.0) if groups else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel
 from slimtab.tables.base import Clock, EmbeddingTable
+from slimtab.tables.grouped import read_config
 from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.metrics import Metrics, predict, score
@@ -29,7 +32,8 @@ class Trainer:
     """Trains a model on a dataset; validation decides when to stop and which weights are kept.
 
     The stages of the model's table follow one another: each begins with the best weights of the one before,
-    has optimizers and patience of its own, and may last ``training.epochs``.
+    or with the start values where the table rewinds to them, has optimizers and patience of its own, and may
+    last ``training.epochs``.
 
     Args:
         model: the model, with its tables.
@@ -38,6 +42,10 @@ class Trainer:
         config: settings; ``optimizer`` and ``training`` matter here.
         checkpoints: folder for checkpoints. When it holds one, training goes on from it.
         observers: told about steps and validations.
+        held_out: validation rows, shuffled, in batches as large as those of ``train``, for tables that learn
+            from them; see :meth:`~slimtab.tables.base.EmbeddingTable.by_validation`.
+        choose: decides what the table's next stage will look like, from the model with its best weights; the
+            table's own ``choose`` unless told otherwise. When it is killed, it is called again.
     """
 
     def __init__(
@@ -48,8 +56,12 @@ class Trainer:
         config: RunConfig,
         checkpoints: Path,
         observers: Sequence[Observer] = (),
+        held_out: Loader | None = None,
+        choose: Callable[[CTRModel, str], None] | None = None,
     ) -> None:
         self.model, self.train_rows, self.valid_rows = model, train, valid
+        self.held_out, self.choose = held_out, choose
+        self._held_out_batches = chain.from_iterable(repeat(held_out or ()))  # pass after pass
         self.settings, self.checkpoints, self.observers = config.training, checkpoints, observers
         self.rates = config.optimizer
         self.step = 0
@@ -81,9 +93,12 @@ class Trainer:
         Raises:
             SlimtabError: when the loss is not finite, naming the step.
         """
-        self._resume()
+        if not self._resume() and self.table.rewinds:
+            write_tensors(self._initial_path, self.model.state_dict(), {})
         self._saved_at = time.perf_counter()
         try:
+            if self._stage_is_over and not self.finished:  # stopped while the next stage was being chosen
+                self._end_stage()
             while not self.finished:
                 self._train_epoch()
         finally:
@@ -112,6 +127,8 @@ class Trainer:
                 if validate:
                     self._validate()
                 self._save()
+                if validate and self._stage_is_over:
+                    self._end_stage()
                 started = logged_at = self._saved_at = time.perf_counter()
                 logged_step = self.step
             if self.finished:
@@ -122,17 +139,25 @@ class Trainer:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
         self.table.on_step(Clock(self.step - self.began, len(self.train_rows), self.total - self.began))
         self.optimizers.zero_grad()
-        loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
-        value = loss.item()
-        self._check_finite(value)
-        penalty = self.table.penalty()
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        if self.optimizers.on_validation is not None:
+            self._backward(next(self._held_out_batches))
+            self.optimizers.step_on_validation()
+        value = self._backward(batch)
         if self.step == 0:
             warn_untrained(self.model)
         figures = health_figures(self.model, batch) if logging else {}
         self.optimizers.step()
         self.step += 1
         return value, figures
+
+    def _backward(self, batch: Batch) -> float:
+        """Collect the gradients of a batch and return its loss, without what the table adds to it."""
+        loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
+        value = loss.item()
+        self._check_finite(value)
+        penalty = self.table.penalty()
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        return value
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -161,8 +186,7 @@ class Trainer:
         if not self._score():  # click models overfit within an epoch: go on from the best weights, carefully
             self._load_best()
             self.optimizers.scale_lr(self.settings.lr_drop, self.settings.lr_drop)
-        if self.plateau.stop or self.step == self.total:
-            self._end_stage()
+        self.finished = self._stage_is_over and self.table.stage == self.table.stages[-1]
 
     def _score(self) -> bool:
         """Score the validation rows; keep the weights and return True when they are the stage's best."""
@@ -177,22 +201,35 @@ class Trainer:
             observer.on_validation(self.step, metrics, best)
         return best
 
+    @property
+    def _stage_is_over(self) -> bool:
+        return self.plateau.stop or self.step == self.total
+
     def _end_stage(self) -> None:
-        """Enter the table's next stage from the best weights of this one, or finish."""
-        stages = self.table.stages
-        following = stages.index(self.table.stage) + 1
-        if following == len(stages):
-            self.finished = True
+        """Enter the table's next stage, if there is one, from the best weights of this one."""
+        if self.finished:
             return
+        stages = self.table.stages
+        stage = stages[stages.index(self.table.stage) + 1]
         self._load_best()
-        self.table.set_stage(stages[following])
+        if self.choose is None:
+            self.table.choose(stage)
+        else:
+            self.choose(self.model, stage)
+        if stage in self.table.rewinds:
+            initial, _ = read_tensors(self._initial_path)
+            self.model.load_state_dict(self.model.state_dict() | initial)  # what was chosen stays
+        self.table.set_stage(stage)
         self._prepare_stage()
         self._score()  # what the stage begins with may be the best it sees
+        self._save()
 
     def _prepare_stage(self) -> None:
         """Give the stage the table is in its optimizers, its patience and its number of steps."""
         self.optimizers = Optimizers(self.model, self.rates, len(self.train_rows))
         self.optimizers.scale_lr(*self.table.learning_rates())
+        if self.optimizers.on_validation is not None and self.held_out is None:
+            raise SlimtabError(f"{self.table.method} learns from validation rows; give the trainer held_out")
         self.plateau = Plateau(self.settings.patience)
         self.train_bytes = max(self.train_bytes, train_bytes(self.model))
         self.began = self.step
@@ -206,12 +243,17 @@ class Trainer:
     def _best_path(self) -> Path:
         return self.checkpoints / f"best-{self.table.stage}.safetensors"
 
+    @property
+    def _initial_path(self) -> Path:
+        return self.checkpoints / "initial.safetensors"
+
     def _save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
         tensors["generator"] = torch.get_rng_state()
         state = {
             "stage": self.table.stage,
+            "table": dataclasses.asdict(self.table.config),
             "began": self.began,
             "step": self.step,
             "seconds": self.seconds,
@@ -219,14 +261,16 @@ class Trainer:
             "best": self.best and self.best.to_dict(),
             "plateau": self.plateau.state_dict(),
             "loader": self.train_rows.state_dict(),
+            "held_out": self.held_out and self.held_out.state_dict(),
             "optimizer": self.optimizers.scalars(),
         }
         save_checkpoint(self.checkpoints, self.step, tensors, state)
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoint, where there is one, and return whether there was."""
         path = latest_checkpoint(self.checkpoints)
         if path is None:
-            return
+            return False
         tensors, state = read_tensors(path)
 
         def part(prefix: str) -> dict[str, Any]:
@@ -234,6 +278,7 @@ class Trainer:
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
+        self.table.adopt(read_config(self.table.method, state["table"])[1])
         stages = self.table.stages
         for stage in stages[1 : stages.index(state["stage"]) + 1]:
             self.table.set_stage(stage)
@@ -246,3 +291,6 @@ class Trainer:
         self.best = state["best"] and Metrics(**state["best"])
         self.plateau = Plateau(**state["plateau"])
         self.train_rows.load_state_dict(state["loader"])
+        if self.held_out is not None:
+            self.held_out.load_state_dict(state["held_out"])
+        return True
