@@ -194,8 +194,9 @@ class TableContract:
     def test_state_dict_is_complete(self) -> None:
         """Masks, codes and seeds are buffers: a checkpoint alone rebuilds the table."""
         table = self.table(self.trained().tables)
-        other = in_last_stage(self.table(self.build(fused_rows(RATES, 4), seed=7)))
-        other.load_state_dict(table.state_dict())
+        other = self.table(self.build(fused_rows(RATES, 4), seed=7))
+        other.adopt(table.config)
+        in_last_stage(other).load_state_dict(table.state_dict())
         ids, slot = every_id(table)
         with torch.no_grad():
             assert torch.equal(other.eval()(ids, slot), table(ids, slot))

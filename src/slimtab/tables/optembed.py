@@ -1,0 +1,208 @@
+"""OptEmbed: which rows are worth keeping, and how wide they must be, learned in one supernet.
+
+Lyu, Tang, Zhu & Liu, "OptEmbed: learning optimal embedding table for click-through rate prediction",
+CIKM 2022. The supernet zeroes rows whose norm is below a learned threshold of their feature, and cuts every
+vector of every sample to a width drawn for it, so that each width works. Then widths and rows are chosen,
+the others are removed for good, and what is left is trained from its start values.
+
+`slimtab search` chooses by evolution on validation rows. Trained by itself the table chooses on its own: the
+rows and columns with the most energy, as often as they are read, that the budget has room for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from slimtab.errors import SlimtabError
+from slimtab.schema import Feature
+from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.cut import CutRows, cut_bytes, fixed_bytes
+from slimtab.tables.rows import PlainRows, RowsFactory
+from slimtab.tables.shape import Shape, even_shape, richest_shape
+from slimtab.tables.step import step
+
+
+@dataclass(frozen=True)
+class OptEmbedConfig(TableConfig):
+    """Settings of :class:`OptEmbed`.
+
+    Attributes:
+        floats: of all rows together that may be kept.
+        kept: rows kept of each feature, once they are chosen.
+        widths: of each feature's rows, once they are chosen.
+        alpha: weight of Σ exp(−threshold), which pushes thresholds up.
+        threshold_lr: learning rate of thresholds.
+    """
+
+    by_budget = ("floats", "kept", "widths")
+    rows_are_cut: ClassVar[bool] = True
+    columns_are_cut: ClassVar[bool] = True
+
+    floats: int = 0
+    kept: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+    alpha: float = 0.01
+    threshold_lr: float = 0.01
+
+    @classmethod
+    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
+        """Return one float of one row per feature; of every row, or whole rows, where those are not cut."""
+        sizes = [feature.num_ids for feature in features]
+        kept = [1] * len(sizes) if cls.rows_are_cut else sizes
+        return cut_bytes(sizes, kept, [1 if cls.columns_are_cut else dim] * len(sizes), dim)
+
+    @classmethod
+    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> OptEmbedConfig:
+        sizes = [feature.num_ids for feature in features]
+        floats = (nbytes - fixed_bytes(sizes)) // 4 - dim
+        return cls(**{**options, "floats": min(floats, dim * sum(sizes))})
+
+
+class OptEmbed(EmbeddingTable, method="optembed"):
+    """A full table under thresholds and drawn widths, then what was chosen of it."""
+
+    kind = "pruned"
+    paper = "Lyu et al., CIKM 2022"
+    stages = ("supernet", "retrain")
+    rewinds = ("retrain",)
+    Config = OptEmbedConfig
+    config: OptEmbedConfig
+
+    offset: Tensor
+    mask: Tensor | None
+    counts: Tensor | None
+    thresholds: nn.Parameter | None
+
+    def __init__(
+        self,
+        config: OptEmbedConfig,
+        features: Sequence[Feature],
+        dim: int,
+        make_rows: RowsFactory,
+        init_std: float,
+    ) -> None:
+        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
+        super().__init__(config, features, dim, make_rows, init_std)
+        self._make_rows = make_rows
+        self.sizes = [feature.num_ids for feature in features]
+        self.rows: nn.Module = make_rows(sum(self.sizes), dim, init_std)
+        thresholds = nn.Parameter(torch.zeros(len(self.sizes))) if config.rows_are_cut else None
+        self.register_parameter("thresholds", thresholds)
+        self.register_buffer("offset", torch.tensor([0, *accumulate(self.sizes)][:-1]), persistent=False)
+        self.register_buffer("mask", None)
+        self.register_buffer("counts", None, persistent=False)
+
+    def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return vectors [N, dim]; zeros for rows below their threshold, or removed."""
+        if self.stage == "retrain":
+            return self.rows(ids, slot)  # type: ignore[no-any-return]
+        address = ids + self.offset.index_select(0, slot)
+        rows: Tensor = self.rows(address)
+        if self.thresholds is not None:
+            rows = rows * step(rows.abs().sum(dim=1) - self.thresholds.index_select(0, slot))[:, None]
+        return rows if self.mask is None else rows * self.mask.index_select(0, address)[:, None]
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """While the supernet trains, cut each vector of [B, F, dim] to a width drawn for it from 1 … dim."""
+        if not self.training or self.stage == "retrain" or not self.config.columns_are_cut:
+            return pooled
+        widths = torch.randint(1, self.dim + 1, (*pooled.shape[:2], 1), device=pooled.device)
+        return pooled * (torch.arange(self.dim, device=pooled.device) < widths)
+
+    def penalty(self) -> Tensor | None:
+        """Return α · Σ exp(−threshold)."""
+        return None if self.thresholds is None else self.config.alpha * torch.exp(-self.thresholds).sum()
+
+    def by_sgd(self) -> list[tuple[nn.Parameter, float]]:
+        """Return the thresholds."""
+        return [] if self.thresholds is None else [(self.thresholds, self.config.threshold_lr)]
+
+    def use_counts(self, counts: Tensor) -> None:
+        """Weigh energies by how often rows are read; without, all rows count alike."""
+        self.counts = counts.to(self.offset.device, torch.float32)
+
+    @torch.no_grad()
+    def energy(self) -> Tensor:
+        """Return count · value² of the supernet's table [n, dim]; zero for rows below their threshold."""
+        values = self.rows.values()  # type: ignore[operator]
+        energy: Tensor = values.square()
+        if self.thresholds is not None:
+            limit = self.thresholds.repeat_interleave(torch.tensor(self.sizes, device=values.device))
+            energy *= (values.abs().sum(dim=1) > limit)[:, None]
+        return energy if self.counts is None else energy * self.counts[:, None]
+
+    @torch.no_grad()
+    def choose(self, stage: str) -> None:
+        """Keep what has the most energy within the budget."""
+        if self.offset.is_meta:
+            self.config = self._with(even_shape(self.sizes, self.dim, self.config))
+        else:
+            self.cut_to(richest_shape(self.energy(), self.sizes, self.config))
+
+    def cut_to(self, shape: Shape) -> None:
+        """Let the next stage have the rows and widths of ``shape``.
+
+        Raises:
+            SlimtabError: when it keeps more floats than the budget has room for.
+        """
+        if shape.floats > self.config.floats:
+            raise SlimtabError(
+                f"{shape.floats} floats do not fit the {self.config.floats} of the budget; raise it"
+            )
+        self.config, self.mask = self._with(shape), shape.mask
+
+    def _with(self, shape: Shape) -> OptEmbedConfig:
+        return dataclasses.replace(self.config, kept=shape.kept, widths=shape.widths)
+
+    @torch.no_grad()
+    def set_stage(self, stage: str) -> None:
+        """Remove rows and columns for good."""
+        if stage == "retrain":
+            if not self.config.widths:
+                self.choose(stage)
+            cut = CutRows(self.sizes, self.config.kept, self.config.widths, self.dim, self._make_rows)
+            if self.mask is not None:
+                cut.assign(self.mask, self.rows.values())  # type: ignore[operator]
+            self.rows, self.mask, self.thresholds, self.counts = cut, None, None, None
+        super().set_stage(stage)
+
+    def freeze(self) -> FrozenTable:
+        """Return what was chosen; in the supernet, what would be chosen now, not trained on."""
+        if self.stage == "retrain":
+            return self.rows.freeze()  # type: ignore[operator, no-any-return]
+        values, before = self.rows.values(), (self.config, self.mask)  # type: ignore[operator]
+        self.choose("retrain")
+        cut = CutRows(self.sizes, self.config.kept, self.config.widths, self.dim, PlainRows)
+        if self.mask is not None:
+            cut.assign(self.mask, values)
+        self.config, self.mask = before
+        return cut.freeze()
+
+    def bytes_by_feature(self) -> list[int]:
+        """Return the bytes of each feature's rows, with its share of the bitmap."""
+        if not self.config.widths:
+            return super().bytes_by_feature()
+        own = [
+            4 * rows * width + 16 for rows, width in zip(self.config.kept, self.config.widths, strict=True)
+        ]
+        shared, total = self.serve_bytes() - sum(own), sum(self.sizes)
+        edges = [shared * upto // total for upto in accumulate(self.sizes, initial=0)]
+        return [nbytes + b - a for nbytes, (a, b) in zip(own, itertools.pairwise(edges), strict=True)]
+
+    def stats(self) -> dict[str, float]:
+        """Return rows kept and the mean width once chosen, and thresholds until then."""
+        if self.config.widths:
+            kept = sum(self.config.kept)
+            floats = sum(r * w for r, w in zip(self.config.kept, self.config.widths, strict=True))
+            return {"rows_kept": kept / sum(self.sizes), "mean_width": floats / max(kept, 1)}
+        if self.thresholds is None:
+            return {}
+        return {"mean_threshold": float(self.thresholds.mean())}
