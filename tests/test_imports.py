@@ -16,6 +16,7 @@ ROOT = Path(slimtab.__file__).parent
 ORDER = [
     {"errors", "__init__"},
     {"sizes"},
+    {"files"},
     {"schema"},
     {"batch"},
     {"config"},
@@ -27,7 +28,7 @@ ORDER = [
     {"search"},
     {"serving"},
     {"reporting"},
-    {"run", "plan", "grid", "dropin", "doctor", "testing"},
+    {"run", "searching", "plan", "grid", "dropin", "doctor", "testing"},
     {"cli"},
     {"__main__"},
 ]

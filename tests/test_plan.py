@@ -7,8 +7,9 @@ import torch
 
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
+from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
-from slimtab.plan import CRITEO_KAGGLE, describe_methods, plan
+from slimtab.plan import describe_methods, plan
 from slimtab.schema import Feature
 from slimtab.tables.base import methods
 from slimtab.testing import fake_schema

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import yaml
 
 from slimtab.errors import SlimtabError, nearest
+from slimtab.files import written
 
 Settings = TypeVar("Settings")
 
@@ -144,10 +145,9 @@ class RunConfig:
         return dataclasses.asdict(self)
 
     def save(self, path: Path) -> None:
-        """Write YAML at ``path``, beside first and then renamed."""
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
-        beside.replace(path)
+        """Write YAML at ``path``, whole or not at all."""
+        with written(path) as beside:
+            beside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
 
 def load_config(

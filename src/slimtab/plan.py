@@ -9,15 +9,10 @@ import torch
 
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings, Rule
+from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.schema import Feature, Schema
 from slimtab.tables.base import EmbeddingTable, in_last_stage, methods
 from slimtab.training.optimizers import fused_rows, train_bytes
-
-# Ids per feature of the Criteo Kaggle set (Zhang et al., VLDB 2024), the usual yardstick of the field.
-CRITEO_KAGGLE = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
-    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)  # fmt: skip
 
 
 def plan(

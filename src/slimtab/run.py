@@ -15,10 +15,10 @@ import torch
 import slimtab
 from slimtab.collection import TableCollection
 from slimtab.config import RunConfig, load_config
-from slimtab.data.files import written
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 from slimtab.models.base import CTRModel, build_model
 from slimtab.reporting.progress import ProgressBar
 from slimtab.reporting.tensorboard import TensorBoard, write_outcome

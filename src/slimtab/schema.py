@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -129,10 +130,9 @@ class Schema:
         return plain
 
     def save(self, path: Path) -> None:
-        """Write ``schema.json`` at ``path``, beside first and then renamed into place."""
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text(json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        beside.replace(path)
+        """Write ``schema.json`` at ``path``, whole or not at all."""
+        with written(path) as beside:
+            beside.write_text(json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Schema:

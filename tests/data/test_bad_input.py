@@ -269,7 +269,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: in
     def fail(number: int) -> None:
         raise OSError(code, "no space")
 
-    monkeypatch.setattr("slimtab.data.files.os.fsync", fail)
+    monkeypatch.setattr("slimtab.files.os.fsync", fail)
     with pytest.raises(SlimtabError, match="is full"):
         prepare(criteo_file(tmp_path), tmp_path / "out", PrepOptions("criteo"), progress=False)
 

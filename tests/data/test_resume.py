@@ -21,7 +21,8 @@ from slimtab.errors import SlimtabError
 PREP = """
 import os, signal, sys
 from pathlib import Path
-from slimtab.data import files, manifest, prepare, shards
+from slimtab import files
+from slimtab.data import manifest, prepare, shards
 prepare.BLOCK_BYTES, prepare._TOKEN_COST, shards.SHARD_ROWS = 40_000, 1_000_000, 500
 raw, out, options, writes = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), int(sys.argv[4])
 left, fsync = [writes], os.fsync
@@ -49,7 +50,7 @@ def run(raw: Path, out: Path, options: dict[str, object], writes: int) -> int:
 @pytest.mark.parametrize(
     ("options", "writes_until_kill"),
     [
-        # Of 138 and of 34 writes; -1 kills while the intermediate files are being removed.
+        # Of 139 and of 35 writes; -1 kills while the intermediate files are being removed.
         ({"kind": "criteo"}, (2, 15, 70, 46, -1)),
         ({"kind": "criteo", "ids": "hash", "numeric": "standard", "split": "random"}, (2, 15, 12, -1)),
     ],

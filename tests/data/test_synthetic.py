@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from slimtab.data import synthetic
-from slimtab.data.synthetic import VOCABULARY, write_criteo
+from slimtab.data.kaggle import CRITEO_KAGGLE
+from slimtab.data.synthetic import write_criteo
 from slimtab.errors import SlimtabError
 
 
@@ -52,7 +53,7 @@ def test_vocabularies_keep_their_proportions(made):
     assert table["C1"].n_unique() <= 101
     counts = table["C3"].drop_nulls().value_counts(sort=True)["count"]
     assert counts[0] > 20 * counts[len(counts) // 2]  # a heavy head
-    assert max(VOCABULARY) == 10_131_227
+    assert max(CRITEO_KAGGLE) == 10_131_227
 
 
 def test_ids_explain_the_labels(made):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from row_helpers import push
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
@@ -14,12 +15,6 @@ from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 def make(num_rows=50, width=4, std=0.1, step_lr=0.02, dtype=torch.int8, **optimizer):
     torch.manual_seed(0)
     return LearnedStepRows(num_rows, width, std, RowOptimizer(**optimizer), dtype, step_lr)
-
-
-def push(rows, address, grad):
-    """One step with a given gradient for each looked-up row."""
-    torch.autograd.backward((rows(torch.tensor(address)) * torch.as_tensor(grad)).sum())
-    rows.step()
 
 
 def reference_derivative(v, low, high):

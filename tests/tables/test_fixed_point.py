@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from row_helpers import push
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
@@ -18,12 +19,6 @@ from slimtab.tables.rows import FusedRows, FusedRowsFactory, PlainRows, RowOptim
 def make(num_rows=50, width=4, std=0.1, unit=0.01, dtype=torch.int8, **optimizer):
     torch.manual_seed(0)
     return FixedPointRows(num_rows, width, std, RowOptimizer(**optimizer), dtype, unit)
-
-
-def push(rows, address, grad):
-    """One step with a given gradient for each looked-up row."""
-    torch.autograd.backward((rows(torch.tensor(address)) * torch.as_tensor(grad)).sum())
-    rows.step()
 
 
 def test_rounding_is_unbiased():

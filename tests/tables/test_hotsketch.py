@@ -51,9 +51,12 @@ class SlowSketch:
         self.free -= len(chosen)
         return {cell[0] for cell in chosen}
 
-    def cool(self, decay, threshold):
+    def cool(self, decay):
         for cell in self.cells():
             cell[1] *= decay
+
+    def release(self, threshold):
+        for cell in self.cells():
             if cell[2] and cell[1] < threshold:
                 cell[2] = False
                 self.free += 1
@@ -98,9 +101,19 @@ def test_equals_spacesaving_one_by_one(rows, ids, size, seed):
         assert set(keys[which.numpy()].tolist()) == slow.promote(keys.tolist(), 3.0)
         assert torch.equal(sketch.find(torch.tensor(keys[which.numpy()])), given_rows)
         if step % 4 == 3:
-            sketch.cool(0.7, 3.0)
-            slow.cool(0.7, 3.0)
+            for each in (sketch, slow):
+                each.cool(0.7)
+                each.release(3.0)
         assert_same(sketch, slow)
+
+
+def test_the_last_score_is_where_rows_just_fill_up():
+    """As many ids reach it as there are rows; where there are fewer ids, all of them do."""
+    sketch = HotSketch(40)
+    sketch.observe(torch.arange(30), torch.arange(1.0, 31.0))
+    assert sketch.last_score() == 0.0
+    sketch.observe(torch.arange(30, 130), torch.arange(31.0, 131.0))
+    assert int((sketch.score >= sketch.last_score()).sum()) == 40
 
 
 def test_an_empty_batch_changes_nothing():

@@ -16,7 +16,18 @@ import slimtab
 from slimtab.errors import SlimtabError
 
 # Each module offers HELP, EXAMPLE, add_arguments(parser) and run(args) -> figures, or None.
-_COMMANDS = ("prep", "synth", "plan", "train", "evaluate", "predict", "compare", "methods", "doctor")
+_COMMANDS = (
+    "prep",
+    "synth",
+    "plan",
+    "train",
+    "search",
+    "evaluate",
+    "predict",
+    "compare",
+    "methods",
+    "doctor",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimtab.cli.render import table
+
+if TYPE_CHECKING:
+    from slimtab.config import RunConfig
 
 HELP = "train a model with compressed tables; the same command resumes a run that was stopped"
 EXAMPLE = "slimtab train data/criteo --method unified --budget 10% --run runs/u10 optimizer.lr=0.0005"
@@ -34,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of start values, dropout and shuffling (default 0)")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train and return the run's metrics."""
+def config_of(args: argparse.Namespace) -> RunConfig:
+    """Return the settings that arguments give."""
     from slimtab.config import load_config
-    from slimtab.run import train_run
 
     if args.data and "=" in args.data:  # settings alone, with the folder in --config
         args.settings.insert(0, args.data)
@@ -51,10 +53,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "table.dim": args.dim,
         "seed": args.seed,
     }
-    config = load_config(
-        args.config, {key: value for key, value in given.items() if value is not None}, args.settings
-    )
-    metrics = train_run(config)
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return load_config(args.config, overrides, args.settings)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and return the run's metrics."""
+    from slimtab.run import train_run
+
+    metrics = train_run(config_of(args))
     if not args.json:
         print(table([metrics]))
         print(

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from slimtab.data.encode import dictionary_of, hashed, place_ids
-from slimtab.data.files import written
 from slimtab.data.rawcolumns import labels_of, raw_column, tokens_of
 from slimtab.data.readers import Piece, RawRows
+from slimtab.files import written
 from slimtab.schema import Schema
 
 

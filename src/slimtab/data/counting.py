@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from slimtab.data.chunks import Chunk
 from slimtab.data.encode import dictionary_of
-from slimtab.data.files import written
 from slimtab.data.split import Split
 from slimtab.data.tokens import hash_tokens
 from slimtab.data.vocabulary import PARQUET_SCHEMA
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 
 _ORDER = [("count", "descending"), ("token", "ascending")]
 _SAMPLES_PER_RANGE = 16

@@ -14,10 +14,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slimtab.data.files import written
 from slimtab.data.options import PrepOptions
 from slimtab.data.sources import fingerprint
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 
 MANIFEST = "manifest.json"
 

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from slimtab.data.chunks import Chunk, write_chunk
 from slimtab.data.columns import describe_columns, draft_schema
 from slimtab.data.counting import TokenIds, build_vocabulary, plan_ids
-from slimtab.data.files import write_errors_explained, written
 from slimtab.data.layout import Layout
 from slimtab.data.manifest import MANIFEST, Workspace, write_json
 from slimtab.data.options import PrepOptions
@@ -36,6 +35,7 @@ from slimtab.data.split import Split
 from slimtab.data.sports import SportsReader, find_sports
 from slimtab.data.transforms import Moments
 from slimtab.errors import SlimtabError
+from slimtab.files import write_errors_explained, written
 from slimtab.schema import SPLITS, Feature, Numeric, Schema
 from slimtab.sizes import format_bytes, parse_bytes
 

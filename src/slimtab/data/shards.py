@@ -16,9 +16,9 @@ import pyarrow as pa
 from slimtab.data.chunks import Chunk
 from slimtab.data.counting import TokenIds
 from slimtab.data.encode import place_ids, shard_schema
-from slimtab.data.files import written
 from slimtab.data.split import Split
 from slimtab.data.transforms import transform
+from slimtab.files import written
 from slimtab.schema import SPLITS, Schema
 
 SHARD_ROWS = 262_144

@@ -25,14 +25,12 @@ import pyarrow as pa
 import pyarrow.csv
 from tqdm import tqdm
 
+from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 
 CLICK_RATE = 0.256
-# Distinct tokens of C1 … C26 in the Kaggle file, and the share of rows where each is missing.
-VOCABULARY = (
-    *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
-    *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
-)
+# Columns of C1 … C26 (from 0) with the share of rows where the Kaggle file has no token.
 _TOKEN_MISSING = {2: 0.035, 3: 0.035, 5: 0.12, 11: 0.035, 15: 0.035, 18: 0.44, 19: 0.44, 20: 0.035}
 _TOKEN_MISSING |= {21: 0.76, 23: 0.035, 24: 0.44, 25: 0.44}
 # I1 … I13: mean and spread of ln(1 + x), share missing; read off the real rows' quantiles.
@@ -102,7 +100,7 @@ def write_criteo(
     progress = tqdm(
         total=rows, unit=" rows", unit_scale=True, desc=path.name, disable=not sys.stderr.isatty()
     )
-    with _beside(path) as sink, progress:
+    with _opened(path) as sink, progress:
         for start in range(0, rows, _CHUNK):
             rng = np.random.default_rng([seed, start // _CHUNK])
             drawn = world.draw(rng, _CHUNK)
@@ -208,9 +206,9 @@ class _Ranking:
 
 def _scaled(ids: int | None) -> tuple[int, ...]:
     if ids is None:
-        return VOCABULARY
-    share = ids / max(VOCABULARY)
-    return tuple(max(min(size, _SMALLEST_SCALED, ids), round(size * share)) for size in VOCABULARY)
+        return CRITEO_KAGGLE
+    share = ids / max(CRITEO_KAGGLE)
+    return tuple(max(min(size, _SMALLEST_SCALED, ids), round(size * share)) for size in CRITEO_KAGGLE)
 
 
 def _zipf(uniform: npt.NDArray[np.float64], size: int) -> Words:
@@ -302,11 +300,10 @@ def _damage(text: bytes, hit: npt.NDArray[np.int64]) -> bytes:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place on success and is removed on failure."""
-    beside = path.with_name(path.name + ".tmp")
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing, compressed as its suffix says; it stands there only when all went well."""
     try:
-        with beside.open("wb") as raw:
+        with written(path) as beside, beside.open("wb") as raw:
             if path.suffix == ".gz":
                 # No name and no time in the header: the same rows give the same bytes.
                 with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed:
@@ -316,8 +313,5 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
                     yield packed
             else:
                 yield raw
-        beside.replace(path)
     except OSError as error:
         raise SlimtabError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)

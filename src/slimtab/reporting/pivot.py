@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from slimtab.data.files import written
+from slimtab.files import written
 from slimtab.reporting.compare import Contender
 from slimtab.sizes import format_bytes
 

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from slimtab.files import written
 from slimtab.reporting.compare import Contender
 from slimtab.sizes import format_bytes
 
@@ -74,10 +75,9 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
     order = sorted(range(len(lines)), key=lambda n: -min(lines[n], key=_share).mean("test", "auc"))
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
     axes.legend([handles[n] for n in order], [labels[n] for n in order], frameon=False, **place)
-    beside = path.with_name(path.name + ".tmp")
-    figure.savefig(beside, dpi=150, format="png")
+    with written(path) as beside:
+        figure.savefig(beside, dpi=150, format="png")
     pyplot.close(figure)
-    beside.replace(path)
 
 
 def _share(row: Contender) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from slimtab.batch import Batch, Ragged
 from slimtab.data.readers import RawRows, Reject, read_raw
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 from slimtab.schema import Schema
 from slimtab.serving.freeze import load_frozen
 from slimtab.training.metrics import Metrics, score
@@ -68,11 +68,10 @@ def predict_raw(frozen: Path, raw: Path, out: Path) -> tuple[int, list[Reject]]:
         SlimtabError: when ``raw`` cannot be read or ``out`` cannot be written; an earlier ``out`` then stays.
     """
     schema = pa.schema([("row", pa.int64()), ("probability", pa.float64())])
-    beside = out.with_name(out.name + ".tmp")
     rows, rejects = 0, []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(beside, schema) as writer:
+        with written(out) as beside, pq.ParquetWriter(beside, schema) as writer:
             for part in _scored(frozen, raw, labelled=None):
                 column = np.full(len(part.accepted), np.nan)
                 column[part.accepted] = part.probability
@@ -80,13 +79,10 @@ def predict_raw(frozen: Path, raw: Path, out: Path) -> tuple[int, list[Reject]]:
                 writer.write_table(pa.table([numbers, pa.array(column, mask=~part.accepted)], schema=schema))
                 rows += len(column)
                 rejects += part.rejects
-        os.replace(beside, out)
     except OSError as error:
         raise SlimtabError(
             f"cannot write {out} ({error}); free some space or choose another place"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return rows, rejects
 
 

@@ -41,7 +41,7 @@ class AdaptConfig(TableConfig):
 
     hot: int = 0
     rare: int = 0
-    hot_share: float = 0.5
+    hot_share: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.hot_share < 1:

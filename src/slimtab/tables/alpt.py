@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,9 +22,9 @@ from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.quantised_rows import QuantisedRows
-from slimtab.tables.rows import PlainRows, RowOptimizer, RowsFactory
+from slimtab.tables.integers import IntegersConfig, IntegersTable, NearestRows
+from slimtab.tables.quantised_rows import QuantisedRows, clip_
+from slimtab.tables.rows import RowOptimizer
 
 _START_RANGE = 8.0  # standard deviations that the range holds at the start, either way
 _MOST = 0.5  # a step changes by no more than e^±0.5 at once
@@ -34,7 +33,7 @@ _DTYPES = {8: torch.int8, 16: torch.int16}
 
 
 @dataclass(frozen=True)
-class ALPTConfig(TableConfig):
+class ALPTConfig(IntegersConfig):
     """Settings of :class:`ALPT`.
 
     Attributes:
@@ -54,10 +53,6 @@ class ALPTConfig(TableConfig):
         """Return the only size there is: for each id, its integers and a step in half precision."""
         return (cls(**options).bits // 8 * dim + 2) * sum(feature.num_ids for feature in features)
 
-    @classmethod
-    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> ALPTConfig:
-        return cls(**options)
-
 
 def _start_step(init_std: float, dtype: torch.dtype) -> float:
     return max(_START_RANGE * init_std / torch.iinfo(dtype).max, _SMALLEST)
@@ -69,7 +64,7 @@ def step_derivative(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     Inside the range it is what rounding to the nearest adds, outside it is the end of the range.
     """
     limits = torch.iinfo(dtype)
-    rounded = numbers.round().clamp_(limits.min, limits.max)
+    rounded = clip_(numbers.round(), dtype)
     inside = (numbers >= limits.min) & (numbers <= limits.max)
     return torch.where(inside, rounded - numbers, rounded)
 
@@ -130,15 +125,15 @@ def _slope_scale(width: int, dtype: torch.dtype) -> float:
     return scale
 
 
-class StretchedRows(PlainRows):
+class StretchedRows(NearestRows):
     """A float parameter that is read rounded to a learned step of its row, for any torch optimizer.
 
     The step of a row is ``start`` · e^stretch.
     """
 
     def __init__(self, num_rows: int, width: int, init_std: float, dtype: torch.dtype) -> None:
-        super().__init__(num_rows, width, init_std)
-        self.dtype, self.start = dtype, _start_step(init_std, dtype)
+        super().__init__(num_rows, width, init_std, dtype)
+        self.start = _start_step(init_std, dtype)
         self.stretch = nn.Parameter(torch.zeros(num_rows))
 
     def forward(self, address: Tensor) -> Tensor:
@@ -147,81 +142,29 @@ class StretchedRows(PlainRows):
         exact = self.start * stretch.exp()
         step = _served(exact.detach()).float()[:, None]
         numbers = values.detach() / step
-        limits = torch.iinfo(self.dtype)
-        rounded = numbers.round().clamp_(limits.min, limits.max) * step
+        rounded = clip_(numbers.round(), self.dtype) * step
         slope = _slope_scale(self.width, self.dtype) * (exact - exact.detach())[:, None]
         return rounded + (values - values.detach()) + slope * step_derivative(numbers, self.dtype)
-
-    def values(self) -> Tensor:
-        """Return all rows as they are read."""
-        return self.served_numbers().float() * self.served_step().float()[:, None]
 
     def served_step(self) -> Tensor:
         """Return the steps of all rows, half precision [num_rows]."""
         return _served(self.start * self.stretch.detach().exp())
 
-    def served_numbers(self) -> Tensor:
-        """Return all rows as integers [num_rows, width]."""
-        limits = torch.iinfo(self.dtype)
-        numbers = self.weight.detach() / self.served_step().float()[:, None]
-        return numbers.round_().clamp_(limits.min, limits.max).to(self.dtype)
 
-
-class FrozenALPT(FrozenTable):
-    """Integers and a step for each row, in half precision."""
-
-    numbers: Tensor
-    step: Tensor
-    offset: Tensor
-
-    def __init__(self, numbers: Tensor, step: Tensor, offset: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("numbers", numbers)
-        self.register_buffer("step", step)
-        self.register_buffer("offset", offset, persistent=False)
-
-    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        """Return vectors [N, dim]."""
-        rows = ids + self.offset[slot]
-        step = self.step.index_select(0, rows).float()
-        return F.embedding(rows, self.numbers).float().mul_(step[:, None])
-
-
-class ALPT(EmbeddingTable, method="alpt"):
+class ALPT(IntegersTable, method="alpt"):
     """A row of ``dim`` integers for each id, and a step that it has to itself."""
 
-    kind = "quantised"
     paper = "Li et al., AAAI 2023"
     Config = ALPTConfig
     config: ALPTConfig
-    offset: Tensor
 
-    def __init__(
-        self,
-        config: ALPTConfig,
-        features: Sequence[Feature],
-        dim: int,
-        make_rows: RowsFactory,
-        init_std: float,
-    ) -> None:
-        """See :class:`~slimtab.tables.base.EmbeddingTable`."""
-        super().__init__(config, features, dim, make_rows, init_std)
-        sizes = [feature.num_ids for feature in features]
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
-        ids, optimizer, dtype = sum(sizes), make_rows.optimizer, _DTYPES[config.bits]
-        self.rows: LearnedStepRows | StretchedRows
+    def _make_rows(
+        self, num_rows: int, init_std: float, optimizer: RowOptimizer | None
+    ) -> QuantisedRows | NearestRows:
+        dtype = _DTYPES[self.config.bits]
         if optimizer is None:
-            self.rows = StretchedRows(ids, dim, init_std, dtype)
-        else:
-            self.rows = LearnedStepRows(ids, dim, init_std, optimizer, dtype, config.step_lr)
-
-    def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
-        """Return vectors [N, dim]."""
-        return self.rows(ids + self.offset[slot])  # type: ignore[no-any-return]
-
-    def freeze(self) -> FrozenTable:
-        """Return integers and steps as they are: with decay in the steps, eval reads the same."""
-        return FrozenALPT(self.rows.served_numbers(), self.rows.served_step(), self.offset)
+            return StretchedRows(num_rows, self.dim, init_std, dtype)
+        return LearnedStepRows(num_rows, self.dim, init_std, optimizer, dtype, self.config.step_lr)
 
     def search_space(self) -> dict[str, Sequence[Any]]:
         """Return how fast steps may be learned."""

@@ -26,21 +26,12 @@ from slimtab.tables.hashing import mix64
 from slimtab.tables.hotsketch import CELLS, HotSketch, find_in_index
 from slimtab.tables.rows import RowsFactory
 
-# Share of the full table → score that makes an id hot, share of the budget for hashed rows: the settings
-# of the authors' code for Criteo.
-_BY_SHARE = (
-    (0.5, 10.0, 0.7),
-    (0.2, 10.0, 0.5),
-    (0.1, 20.0, 0.5),
-    (0.05, 30.0, 0.5),
-    (0.02, 50.0, 0.3),
-    (0.01, 100.0, 0.3),
-    (0.005, 200.0, 0.2),
-    (0.0005, 500.0, 0.2),
-    (0.0, 500.0, 0.1),
-)
-# Scores decay whenever this much has been added per hot row and unit of threshold.
+# All scores decay, and the threshold is found anew, whenever this much has been added per hot row and unit
+# of a fixed threshold.
 _DECAY_EVERY = 10.0
+# An id keeps its row until its score falls below this share of the threshold: around the threshold ids of
+# about the same score would otherwise take the row from each other, and train it anew every time.
+_KEPT_FROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,9 @@ class CafeConfig(TableConfig):
     Attributes:
         rows: hashed rows of each feature; a feature with as many rows as ids is kept exact.
         hot: rows that single ids own.
-        shared: share of the budget for hashed rows; 0 takes the authors' value for the budget.
-        threshold: score that makes an id hot, in occurrences of mean importance; 0 takes the authors' value.
+        shared: share of the budget for hashed rows.
+        threshold: score that makes an id hot, in occurrences of mean importance; 0 finds the score at which
+            the hot rows just fill up, again and again while training.
         decay: factor on all scores, applied now and then.
     """
 
@@ -59,7 +51,7 @@ class CafeConfig(TableConfig):
 
     rows: tuple[int, ...] = ()
     hot: int = 0
-    shared: float = 0.0
+    shared: float = 0.9
     threshold: float = 0.0
     decay: float = 0.99
 
@@ -80,23 +72,16 @@ class CafeConfig(TableConfig):
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> CafeConfig:
         ids = sum(feature.num_ids for feature in features)
         given = cls(**options)
-        _, threshold, shared = next(entry for entry in _BY_SHARE if nbytes >= entry[0] * 4 * dim * ids)
         left = nbytes - HashConfig.seed_bytes(features, 1)
         hot = 0
         if left // (4 * dim) < ids:  # else every id owns a row already
             each, fixed = 4 * dim + 4 + _key_bytes(features), CELLS * _key_bytes(features) + 8
-            room = min((1 - (given.shared or shared)) * left, left - 4 * dim * len(features))
+            room = min((1 - given.shared) * left, left - 4 * dim * len(features))
             hot = max(0, int(room - fixed) // each)
             nbytes -= hot * each + fixed if hot else 0
         rows = HashConfig.for_budget(features, dim, nbytes)
         assert isinstance(rows, HashConfig)
-        return cls(
-            rows=rows.rows,
-            hot=hot,
-            shared=given.shared or shared,
-            threshold=given.threshold or threshold,
-            decay=given.decay,
-        )
+        return cls(rows=rows.rows, hot=hot, **options)
 
 
 def _key_bytes(features: Sequence[Feature]) -> int:
@@ -157,6 +142,7 @@ class Cafe(EmbeddingTable, method="cafe"):
     paper = "Zhang et al., SIGMOD 2024"
     Config = CafeConfig
     sketch: HotSketch | None
+    threshold: Tensor
     added: Tensor
 
     def __init__(
@@ -173,7 +159,10 @@ class Cafe(EmbeddingTable, method="cafe"):
         self.first_hot = sum(config.rows)
         self.rows = make_rows(self.first_hot + config.hot, dim, init_std)
         self.sketch = HotSketch(config.hot) if config.hot else None
-        self.threshold, self.decay = config.threshold, config.decay
+        self.decay, self.fixed = config.decay, config.threshold > 0
+        self.period = _DECAY_EVERY * config.hot * (config.threshold if self.fixed else 1.0)
+        start = config.threshold if self.fixed else torch.inf  # nobody is hot before scores can be compared
+        self.register_buffer("threshold", torch.tensor(start, dtype=torch.float64))
         self.register_buffer("added", torch.zeros((), dtype=torch.float64))  # to scores since they decayed
 
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
@@ -198,8 +187,11 @@ class Cafe(EmbeddingTable, method="cafe"):
         return self.rows(torch.where(hot >= 0, self.first_hot + hot, shared))  # type: ignore[no-any-return]
 
     def _cool(self, sketch: HotSketch) -> None:
-        if float(self.added) >= _DECAY_EVERY * sketch.num_rows * self.threshold:
-            sketch.cool(self.decay, self.threshold)
+        if float(self.added) >= self.period:
+            sketch.cool(self.decay)
+            if not self.fixed:
+                self.threshold.fill_(sketch.last_score())
+            sketch.release(_KEPT_FROM * float(self.threshold))
             self.added.zero_()
 
     @torch.no_grad()
@@ -217,7 +209,7 @@ class Cafe(EmbeddingTable, method="cafe"):
         assert self.sketch is not None
         self.sketch.observe(keys, norm / mean)
         self.added += len(norm)
-        which, rows = self.sketch.promote(keys, self.threshold)
+        which, rows = self.sketch.promote(keys, float(self.threshold))
         self.rows.copy_rows(shared[which], self.first_hot + rows)  # it goes on from the row it had so far
 
     def freeze(self) -> FrozenTable:

@@ -22,7 +22,7 @@ from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.clusters import cluster
 from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
 from slimtab.tables.hashing import hash_rows, make_salts, mix64
-from slimtab.tables.packing import MAX_BITS, code_bits
+from slimtab.tables.packing import code_bits
 from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
@@ -91,8 +91,6 @@ class FrozenCCE(FrozenTable):
     def __init__(self, weight: Tensor, pointers: Tensor, salt: Tensor, offset: Tensor, rows: int) -> None:
         super().__init__()
         self.rows, self.columns, self.bits = rows, pointers.shape[1], code_bits(rows)
-        divisors = (few for few in range(self.columns, 0, -1) if self.columns % few == 0)
-        self.few = next(few for few in divisors if few * self.bits <= MAX_BITS)
         self.register_buffer("weight", weight)
         self.register_buffer("packed", pack_codes(pointers, self.bits))
         self.register_buffer("salt", salt.clone())
@@ -100,15 +98,18 @@ class FrozenCCE(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        first = (self.offset.index_select(0, slot) + ids) * (self.columns * self.bits)
-        codes = read_codes(self.packed, first, self.bits, self.columns, self.few)
-        found = []
-        for column in range(self.columns):  # one at a time: what it takes to hash one stays in the cache
-            pointer = (codes[:, column] & ((1 << self.bits) - 1)) + self.rows * column
-            hashed = hash_rows(ids, self.salt[:, column].index_select(0, slot), self.rows)
-            hashed += self.rows * (self.columns + column)
-            found.append(read_rows(self.weight, pointer) + read_rows(self.weight, hashed))
-        return torch.cat(found, dim=1)
+        first = self.offset.index_select(0, slot).add_(ids).mul_(self.columns * self.bits)
+        pointers = read_codes(self.packed, first, self.bits, self.columns)
+        # One column at a time: what it takes to hash one stays in the cache.
+        salts = self.salt.unbind(dim=1)
+        hashed = [hash_rows(ids, salt.index_select(0, slot), self.rows) for salt in salts]
+        return self._read(pointers, 0).add_(self._read(hashed, self.columns))
+
+    def _read(self, rows: list[Tensor], first: int) -> Tensor:
+        """Return [N, dim]: side by side the ``rows`` [N] of columns that begin with ``first``."""
+        address = [row.add_(self.rows * (first + column)) for column, row in enumerate(rows)]
+        parts = read_rows(self.weight, torch.stack(address, dim=1).flatten())
+        return parts.view(-1, self.columns * self.weight.shape[1])
 
 
 class CCE(EmbeddingTable, method="cce"):

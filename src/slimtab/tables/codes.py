@@ -1,4 +1,4 @@
-"""Codes of several parts for each id, packed by `packing` and read a few parts at a time."""
+"""Codes of several parts for each id, packed by `packing` and read back part by part, or as bytes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from slimtab.tables.packing import pack, packed_bytes
+from slimtab.tables.packing import MAX_BITS, pack, packed_bytes, read_words
 
-_WINDOW = 8  # bytes per read
+_BYTE = 8  # bits
 
 
 def packed_code_bytes(ids: int, parts: int, bits: int) -> int:
@@ -24,24 +24,34 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     return pack(codes.reshape(-1, math.gcd(codes.shape[1], 2)), bits)  # the stream of bits is the same
 
 
-def read_codes(packed: Tensor, first: Tensor, bits: int | Tensor, parts: int, few: int) -> Tensor:
-    """Return, in the lowest ``bits`` bits of each number, codes [N, parts] int64; what stands above is noise.
+def read_codes(packed: Tensor, first: Tensor, bits: int, parts: int) -> list[Tensor]:
+    """Return codes [N] int64 of each part.
 
     Args:
-        packed: what :func:`pack_codes` made, or several of them one after another.
+        packed: what :func:`pack_codes` made.
         first: the bit at which the codes of each id begin [N] int64.
-        bits: of a code, for all ids or for each [N, 1].
+        bits: of a code.
         parts: codes of each id.
-        few: codes to fetch at a time; divides ``parts``. They may begin anywhere in a byte if they have no
-            more than 57 bits, and must begin with a byte if they have up to 64.
     """
-    if few < parts:
-        read = torch.arange(0, parts, few, device=first.device)
-        if isinstance(bits, Tensor):
-            bits = bits.repeat_interleave(parts // few, dim=0)
-            first = first.repeat_interleave(parts // few) + (bits.view(-1, parts // few) * read).flatten()
-        else:
-            first = (first[:, None] + bits * read).flatten()
-    window = packed.unfold(0, _WINDOW, 1).index_select(0, first >> 3).view(torch.int64)
-    window = window >> (first & 7)[:, None]
-    return (window >> bits * torch.arange(few, device=first.device)).view(-1, parts)
+    few, mask = MAX_BITS // bits, (1 << bits) - 1
+    words = [read_words(packed, first + part * bits) for part in range(0, parts, few)]
+    return [(words[part // few] >> part % few * bits).bitwise_and_(mask) for part in range(parts)]
+
+
+def widen_codes(words: Tensor, bits: int) -> Tensor:
+    """Give each of the eight lowest codes of ``words`` int64 a byte of its own, lowest code first.
+
+    Halves of eight codes move apart, then halves of four, then codes: far fewer passes than a shift for each.
+
+    Args:
+        words: any shape.
+        bits: of a code, at most 8.
+    """
+    if bits == _BYTE:
+        return words
+    for lane in (32, 16, 8):
+        half = lane // _BYTE * bits  # bits to keep in each lane
+        low = sum(((1 << half) - 1) << start for start in range(0, 64, 2 * lane))
+        high = (words << lane - half).bitwise_and_(low << lane)
+        words = (words & low).bitwise_or_(high)
+    return words

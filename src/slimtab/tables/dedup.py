@@ -92,7 +92,7 @@ class FrozenDedup(FrozenTable):
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
         number = ids // self.block
-        stored = unpack(self.index, number + self.start[slot], 1, self.bits).squeeze(1)
+        stored = unpack(self.index, number + self.start.index_select(0, slot), 1, self.bits).squeeze(1)
         return F.embedding((stored - number) * self.block + ids, self.weight)
 
 

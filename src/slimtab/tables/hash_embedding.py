@@ -19,6 +19,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
 
@@ -84,11 +85,9 @@ class _Hashes(nn.Module):
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return component numbers [N, probes] and weight rows [N], both int64."""
         # The weights have a hash of their own: ids that share a component seldom share them.
-        salt = F.embedding(slot, self.salt)
-        return (
-            hash_rows(ids[:, None], salt[:, :-1], self.components),
-            hash_rows(ids, salt[:, -1], self.importances),
-        )
+        salts = [salt.index_select(0, slot) for salt in self.salt.unbind(dim=1)]
+        components = torch.stack([hash_rows(ids, salt, self.components) for salt in salts[:-1]], dim=1)
+        return components, hash_rows(ids, salts[-1], self.importances)
 
 
 def _weighted_sum(components: Tensor, weights: Tensor) -> Tensor:
@@ -115,9 +114,8 @@ class _FrozenHashEmbedding(FrozenTable):
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
         component, importance = self.hashes(ids, slot)
-        return _weighted_sum(
-            F.embedding(component.flatten(), self.components), F.embedding(importance, self.importances)
-        )
+        weights = read_rows(self.importances, importance)
+        return F.embedding_bag(component, self.components, per_sample_weights=weights, mode="sum")
 
 
 class HashEmbedding(EmbeddingTable, method="hash_embedding"):

@@ -19,17 +19,26 @@ _BITS = 31  # of the mixed word that choose the row; rows · 2**31 stays inside 
 MAX_ROWS = 2**_BITS
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical (zero-filling) shift of int64, whose own shift copies the sign."""
-    mask: int = 2 ** (64 - bits) - 1
-    return (x >> bits) & mask
+def _fold(x: Tensor, bits: int) -> Tensor:
+    """Return ``x`` xor its logical (zero-filling) shift, for int64's own shift copies the sign.
+
+    In place but for the first step: at the size of a batch, fetching memory costs more than arithmetic.
+    """
+    return (x >> bits).bitwise_and_(2 ** (64 - bits) - 1).bitwise_xor_(x)
 
 
 def mix64(x: Tensor) -> Tensor:
     """Scramble int64 of any shape; a bijection, so distinct inputs never meet."""
-    x = (x ^ _shift_right(x, 30)) * _MULTIPLY_1
-    x = (x ^ _shift_right(x, 27)) * _MULTIPLY_2
-    return x ^ _shift_right(x, 31)
+    x = _fold(x, 30).mul_(_MULTIPLY_1)
+    x = _fold(x, 27).mul_(_MULTIPLY_2)
+    return _fold(x, 31)
+
+
+def salted_words(ids: Tensor, slot: Tensor, salt: Tensor) -> Tensor:
+    """Return mixed words [N, W] for ``ids`` [N] of the features ``slot`` [N] with ``salt`` [F, W]."""
+    # Word by word, which keeps each in the cache: broadcasting over short rows is slower than stacking.
+    columns = salt.unbind(dim=1)
+    return torch.stack([mix64(ids ^ column.index_select(0, slot)) for column in columns], dim=1)
 
 
 def make_salts(names: Sequence[str], probes: int, seed: int = 0) -> Tensor:
@@ -54,8 +63,8 @@ def hash_rows(ids: Tensor, salt: Tensor, rows: Tensor | int) -> Tensor:
         salt: int64, broadcast against ``ids``.
         rows: table rows, at most 2³¹, broadcast against ``ids``.
     """
-    top = _shift_right(mix64(ids ^ salt), 64 - _BITS)
-    return (top * rows) >> _BITS
+    top = mix64(ids ^ salt).bitwise_right_shift_(64 - _BITS).bitwise_and_(2**_BITS - 1)
+    return (top * rows).bitwise_right_shift_(_BITS)
 
 
 def spread(words: Tensor, places: Tensor | int) -> Tensor:
@@ -65,5 +74,5 @@ def spread(words: Tensor, places: Tensor | int) -> Tensor:
         words: results of :func:`mix64`.
         places: how many there are, at most 2³¹, broadcast against the result.
     """
-    halves = words.contiguous().view(torch.int32).long() + 2**31
-    return (halves * places) >> 32
+    halves = words.contiguous().view(torch.int32).long().add_(2**31)
+    return halves.mul_(places).bitwise_right_shift_(32)

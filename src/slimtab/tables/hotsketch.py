@@ -93,9 +93,17 @@ class HotSketch(nn.Module):
         return position[each.places[falling]], rows.long()
 
     @torch.no_grad()
-    def cool(self, decay: float, threshold: float) -> None:
-        """Multiply all scores by ``decay`` and take back the rows of ids below ``threshold``."""
+    def cool(self, decay: float) -> None:
+        """Multiply all scores by ``decay``."""
         self.score *= decay
+
+    def last_score(self) -> float:
+        """Return the score of the last id that would get a row if they were dealt out by score now."""
+        return float(self.score.view(-1).topk(self.num_rows).values[-1])
+
+    @torch.no_grad()
+    def release(self, threshold: float) -> None:
+        """Take back the rows of ids whose score is below ``threshold``."""
         cold = (self.row >= 0) & (self.score < threshold)
         rows = self.row[cold]
         left = int(self.num_free)

@@ -56,7 +56,7 @@ class MdeConfig(TableConfig):
         alphas = np.arange(_STEPS + 1) / _STEPS
         ideal = power_law(sizes, dim, alphas)
         widths = _smaller(sizes, rounded(ideal, dim, config.power_of_two), dim)
-        counted = _all_bytes(sizes, widths, dim)
+        counted = all_bytes(sizes, widths, dim)
         best = int(np.where(counted <= nbytes, counted, -1).argmax())
         if counted[best] > nbytes:  # no exponent is steep enough for features of nearly equal size
             best, chosen = _STEPS, _smaller(sizes, np.ones_like(sizes), dim)
@@ -91,19 +91,19 @@ def rounded(ideal: Floats, dim: int, power_of_two: bool) -> Ints:
     return whole.astype(np.int64)
 
 
-def _floats(sizes: Ints, widths: Ints, dim: int) -> Ints:
+def stored_floats(sizes: Ints, widths: Ints, dim: int) -> Ints:
     """Return floats [..., F] of the rows and the projection of each feature."""
     return sizes * widths + np.where(widths < dim, widths * dim, 0)
 
 
-def _all_bytes(sizes: Ints, widths: Ints, dim: int) -> Ints:
+def all_bytes(sizes: Ints, widths: Ints, dim: int) -> Ints:
     """Return serving bytes [...] of ``widths`` [..., F]: rows, projections, and the widths themselves."""
-    counted: Ints = 4 * _floats(sizes, widths, dim).sum(axis=-1) + 8 * len(sizes)
+    counted: Ints = 4 * stored_floats(sizes, widths, dim).sum(axis=-1) + 8 * len(sizes)
     return counted
 
 
 def _bytes(sizes: Ints, widths: Ints, dim: int) -> int:
-    return int(_all_bytes(sizes, widths, dim))
+    return int(all_bytes(sizes, widths, dim))
 
 
 def _smaller(sizes: Ints, widths: Ints, dim: int) -> Ints:
@@ -123,9 +123,9 @@ def _widened(sizes: Ints, widths: Ints, ideal: Floats, dim: int, nbytes: int, po
             by = widths if doubling else left // (4 * (sizes + dim))
             wider = _smaller(sizes, np.minimum(widths + by, dim), dim)
             # Full rows need no projection, so they may fit where a narrower one does not.
-            full = 4 * (sizes * dim - _floats(sizes, widths, dim)) <= left
+            full = 4 * (sizes * dim - stored_floats(sizes, widths, dim)) <= left
             wider = wider if doubling else np.where(full, dim, wider)
-            added = 4 * (_floats(sizes, wider, dim) - _floats(sizes, widths, dim))
+            added = 4 * (stored_floats(sizes, wider, dim) - stored_floats(sizes, widths, dim))
             able = np.flatnonzero((wider > widths) & (added <= left))
             if not len(able):
                 break
@@ -135,26 +135,31 @@ def _widened(sizes: Ints, widths: Ints, ideal: Floats, dim: int, nbytes: int, po
 
 
 class _Projections(nn.Module):
-    """Finds each feature's projection among rows that hold only those there are."""
+    """Finds each narrow feature's projection among rows that hold only those there are."""
 
     index: Tensor
+    narrow: Tensor
 
     def __init__(self, widths: Sequence[int], dim: int) -> None:
         super().__init__()
-        # Behind the rows stand a row of zeros, for what pads narrow features, and an identity for full ones.
-        self.dim, self.rows = dim, sum(width for width in widths if width < dim)
-        index, position = torch.full((len(widths), max(widths)), self.rows), 0
-        for slot, width in enumerate(widths):
-            start = self.rows + 1 if width == dim else position
-            index[slot, :width] = torch.arange(start, start + width)
-            position += width if width < dim else 0
+        narrow = [slot for slot, width in enumerate(widths) if width < dim]
+        self.rows, self.all_narrow = sum(widths[slot] for slot in narrow), len(narrow) == len(widths)
+        # Behind the rows stands a row of zeros, for what pads narrow features.
+        index, position = torch.full((len(narrow), max(widths)), self.rows), 0
+        for place, slot in enumerate(narrow):
+            index[place, : widths[slot]] = torch.arange(position, position + widths[slot])
+            position += widths[slot]
         self.register_buffer("index", index, persistent=False)
+        self.register_buffer("narrow", torch.tensor(narrow, dtype=torch.int64), persistent=False)
 
     def forward(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """Map ``pooled`` [B, F, W] to [B, F, dim] by ``rows`` [Σ width of projected features, dim]."""
-        rest = torch.eye(self.dim, device=rows.device)
-        padded = F.embedding(self.index, torch.cat([rows, torch.zeros_like(rest[:1]), rest]))
-        return project_features(pooled, padded)
+        padded = F.embedding(self.index, torch.cat([rows, torch.zeros_like(rows[:1])]))
+        if self.all_narrow:
+            return project_features(pooled, padded)
+        # Most features are full as a rule, and copied in less time than multiplied by an identity.
+        projected = project_features(pooled.index_select(1, self.narrow), padded)
+        return pooled.index_copy(1, self.narrow, projected)
 
 
 class _FrozenMde(FrozenTable):

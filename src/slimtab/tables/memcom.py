@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
 
@@ -70,9 +71,8 @@ class _Addresses(nn.Module):
 
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return shared and own row numbers, both [N] int64."""
-        return hash_rows(ids, self.salt.index_select(0, slot), self.rows), ids + self.offset.index_select(
-            0, slot
-        )
+        row = hash_rows(ids, self.salt.index_select(0, slot), self.rows)
+        return row, self.offset.index_select(0, slot).add_(ids)
 
 
 def _scaled(rows: Tensor, own: Tensor) -> Tensor:
@@ -97,7 +97,10 @@ class _FrozenMemcom(FrozenTable):
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
         row, place = self.addresses(ids, slot)
-        return _scaled(F.embedding(row, self.shared), F.embedding(place, self.own))
+        own = read_rows(self.own, place)
+        # In place, in two steps: a fresh result, or columns spread over rows by addcmul, cost another read.
+        vectors = F.embedding(row, self.shared).mul_(own[:, :1])
+        return vectors.add_(own[:, 1:]) if own.shape[1] > 1 else vectors
 
 
 class Memcom(EmbeddingTable, method="memcom"):

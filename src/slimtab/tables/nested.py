@@ -2,8 +2,9 @@
 
 Kusupati et al., "Matryoshka representation learning", NeurIPS 2022; the widths drawn in training are the
 nested dropout of Rippel, Gelbart & Adams, "Learning ordered representations with nested dropout", ICML 2014.
-Which width a feature is cut to is a knapsack: the energy of its coordinates, as often as they are read,
-against its number of ids.
+Which width a feature is cut to is a knapsack: what the loss would feel if a coordinate went (its squares,
+each times the squared gradient; LeCun, Denker & Solla, "Optimal brain damage", NIPS 1989) against the
+feature's number of ids. Squares alone say little: Adam and decay bring all coordinates to one size.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Nested(EmbeddingTable, method="nested"):
         return rows * F.embedding(torch.randint(len(self.cuts), ids.shape, device=ids.device), self.cuts)
 
     def use_counts(self, counts: Tensor) -> None:
-        """Weigh energies by how often ids are read; without, all ids count alike."""
+        """Take how often ids are read, and so how much they matter; without, all count alike."""
         self.counts = counts.to(self.offset.device, torch.float32)
 
     @torch.no_grad()
@@ -199,11 +200,17 @@ class Nested(EmbeddingTable, method="nested"):
         return values, widths
 
     def _energy(self, values: Tensor) -> Tensor:
-        """Return Σ count · value² by feature and coordinate [F, dim] float64."""
+        """Return what the loss would feel of each coordinate of each feature if it went [F, dim] float64.
+
+        That is Σ squared gradient · value². A coordinate's share of its row's squared gradients is how often,
+        and scaled by how much, it stood in the vectors drawn: 6.2 on average for the first of 16, 0.2 for the
+        last 8. So gains diminish with width as they do in the network, which leans on what it always has.
+        """
+        touches = values.new_ones(len(values)) if self.counts is None else self.counts
+        felt = self.rows.squared_gradients(touches)
         ranges = list(itertools.pairwise(self._edges))
-        if self.counts is None:
-            return torch.stack([values[start:stop].square().sum(0) for start, stop in ranges]).double()
-        return torch.stack([self.counts[a:b] @ values[a:b].square() for a, b in ranges]).double()
+        squares = torch.stack([felt[start:stop] @ values[start:stop].square() for start, stop in ranges])
+        return (squares * self.cuts.square().mean(dim=0)).double()
 
 
 def _kept(widths: Tensor, dim: int) -> Tensor:

@@ -46,11 +46,20 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return torch.cat(packed)
 
 
+def read_words(packed: Tensor, first: Tensor) -> Tensor:
+    """Return the bits that stand from each of ``first`` [N] int64 on, as the lowest of an int64 [N].
+
+    They are 57 at least, and all 64 where ``first`` begins a byte; what stands above them is noise.
+    """
+    window = packed.unfold(0, _WINDOW, 1).index_select(0, first >> 3).view(torch.int64)
+    return window.squeeze(1).bitwise_right_shift_(first & 7)
+
+
 def unpack(packed: Tensor, rows: Tensor, parts: int, bits: int) -> Tensor:
     """Return codes [N, parts] int64 of the ``rows`` [N] int64 of what :func:`pack` made."""
     if bits == 0:
         return torch.zeros(len(rows), parts, dtype=torch.int64, device=rows.device)
-    first = rows * (parts * bits)
-    window = packed.unfold(0, _WINDOW, 1).index_select(0, first >> 3).view(torch.int64)
-    shift = (first & 7)[:, None] + bits * torch.arange(parts, device=rows.device)
-    return (window >> shift) & ((1 << bits) - 1)
+    words = read_words(packed, rows * (parts * bits))[:, None]
+    if parts > 1:
+        words = words >> bits * torch.arange(parts, device=rows.device)
+    return words.bitwise_and_((1 << bits) - 1)

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
+from slimtab.tables.codes import pack_codes, packed_code_bytes, widen_codes
+from slimtab.tables.packing import read_words
 from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
@@ -28,6 +29,7 @@ _CHUNK = 256  # queries compared with the codebook at a time: their distances st
 _LEAST_BITS, _MOST_BITS = 5, 8  # of a code, where there are several parts
 # Features of up to this many ids per unit of the share that codes take of full rows stay full, as in `hash`.
 _EXACT_PER_SHARE = 2000
+_MOST_INT32 = 2**31  # pieces that can be numbered so
 _LEAST_STEPS = 50  # between two searches for unused pieces
 
 
@@ -142,9 +144,8 @@ class FrozenProductCodes(FrozenTable):
 
     packed: Tensor
     pieces: Tensor
-    exact: Tensor
+    full: Tensor
     own: Tensor
-    mask: Tensor
     hot_ids: Tensor
     hot_first: Tensor
     cold_first: Tensor
@@ -159,10 +160,10 @@ class FrozenProductCodes(FrozenTable):
         full = torch.tensor([f.num_ids for f in features]) * torch.tensor(config.exact)
         hot_ids, cold_ids = (torch.tensor(ids) for ids in config.coded_ids(features))
         tensors = {
-            "exact": torch.tensor(config.exact).long(),
+            # All ones or all zeros, to be combined with numbers bit by bit.
+            "full": -torch.tensor(config.exact).long(),
             "own": torch.where(torch.tensor(config.exact), config.codes + full.cumsum(0) - full, 0),
             "hot_ids": hot_ids,
-            "mask": (1 << torch.tensor(self.bits)) - 1,
             # The bits at which id 0 would have its codes in either tier.
             "hot_first": config.parts * self.bits[0] * (hot_ids.cumsum(0) - hot_ids),
             "cold_first": 8 * len(hot)
@@ -174,33 +175,36 @@ class FrozenProductCodes(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        full = self.full.index_select(0, slot) if self.any_exact else None
         # In place, for a fresh [N, parts] costs more than the arithmetic that fills it.
-        address = self._codes(ids, slot)
-        address += len(self.pieces) // self.parts * torch.arange(self.parts, device=ids.device)
-        if self.any_exact:
-            address += (self.own.index_select(0, slot) + ids * self.exact.index_select(0, slot))[:, None]
+        numbers = torch.int32 if len(self.pieces) <= _MOST_INT32 else torch.int64
+        address = self._codes(ids, slot, full).to(numbers)
+        address += (len(self.pieces) // self.parts * torch.arange(self.parts, device=ids.device)).to(numbers)
+        if full is not None:
+            address += self.own.index_select(0, slot).add_(full & ids).to(numbers)[:, None]
         return read_rows(self.pieces, address.flatten()).view(-1, address.shape[1] * self.pieces.shape[1])
 
-    def _codes(self, ids: Tensor, slot: Tensor) -> Tensor:
-        """Return codes [N, parts] int64; zeros for ids of full features."""
+    def _codes(self, ids: Tensor, slot: Tensor, full: Tensor | None) -> Tensor:
+        """Return codes [N, parts] uint8; zeros for ids of full features."""
         if not self.codes:
-            return ids.new_zeros(len(ids), self.parts)
-        first = self.hot_first.index_select(0, slot) + ids * (self.parts * self.bits[0])
+            return ids.new_zeros(len(ids), self.parts, dtype=torch.uint8)
+        first = self.hot_first.index_select(0, slot).add_(ids * (self.parts * self.bits[0]))
         bits: int | Tensor = self.bits[0]
-        mask = self.mask[0]
         if self.any_cold:
             hot = ids < self.hot_ids.index_select(0, slot)
-            cold_first = self.cold_first.index_select(0, slot) + ids * (self.parts * self.bits[1])
-            first = torch.where(hot, first, cold_first)
-            bits = torch.where(hot, self.bits[0], self.bits[1])[:, None]
-            mask = torch.where(hot, self.mask[0], self.mask[1])
-        if self.any_exact:
-            coded = 1 - self.exact.index_select(0, slot)
-            first, mask = first * coded, mask * coded
-        # Eight codes fill whole bytes, whatever their bits.
-        codes = read_codes(self.packed, first, bits, self.parts, min(self.parts, 8))
-        codes &= mask[:, None] if self.any_exact or self.any_cold else mask
-        return codes
+            cold_first = self.cold_first.index_select(0, slot).add_(ids * (self.parts * self.bits[1]))
+            first, bits = torch.where(hot, first, cold_first), torch.where(hot, self.bits[0], self.bits[1])
+        if full is not None:
+            first.bitwise_and_(~full)
+        # Eight codes are a word, and fill whole bytes whatever their bits.
+        starts = [first + group * bits if group else first for group in range(0, self.parts, 8)]
+        words = torch.stack([read_words(self.packed, start) for start in starts], dim=1)
+        if full is not None:
+            words.bitwise_and_(~full[:, None])
+        codes = widen_codes(words, self.bits[0])
+        if self.any_cold:
+            codes = torch.where(hot[:, None], codes, widen_codes(words, self.bits[1]))
+        return codes.view(torch.uint8)[:, : self.parts]
 
 
 class ProductCodes(EmbeddingTable, abc.ABC):

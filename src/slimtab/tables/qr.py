@@ -188,13 +188,14 @@ class _Digits(nn.Module):
         # Every other turn over the first rows runs backwards, so that the rarest ids share with rare ones.
         turn = self.turn.index_select(0, slot)
         forth = ids % turn
-        back = turn - 1 - forth
-        addresses = [torch.minimum(forth, back) + self.offset[0].index_select(0, slot)]
+        back = turn.sub_(1).sub_(forth)
+        addresses = [torch.minimum(forth, back).add_(self.offset[0].index_select(0, slot))]
         for part in range(1, len(self.stride)):
-            digit = ids // self.stride[part].index_select(0, slot)
+            # Ids are not negative, and this is the faster division.
+            digit = torch.div(ids, self.stride[part].index_select(0, slot), rounding_mode="trunc")
             if part + 1 < len(self.stride):  # the last digit is what is left
                 digit = digit % self.radix[part].index_select(0, slot)
-            addresses.append(digit + self.offset[part].index_select(0, slot))
+            addresses.append(digit.add_(self.offset[part].index_select(0, slot)))
         return addresses
 
 

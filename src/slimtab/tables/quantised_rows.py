@@ -29,8 +29,13 @@ CHUNK = 1 << 16  # rows held as floats at a time, wherever a pass over the whole
 
 def round_stochastically(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     """Round floats up or down, each with the chance that keeps its mean; clip at the range of ``dtype``."""
+    return clip_((numbers + torch.rand_like(numbers)).floor_(), dtype).to(dtype)
+
+
+def clip_(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Clip floats in place at the range of the integers ``dtype``, and return them."""
     limits = torch.iinfo(dtype)
-    return (numbers + torch.rand_like(numbers)).floor_().clamp_(limits.min, limits.max).to(dtype)
+    return numbers.clamp_(limits.min, limits.max)
 
 
 class QuantisedRows(SteppedRows, abc.ABC):

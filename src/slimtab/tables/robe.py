@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.hashing import MAX_ROWS, make_salts, mix64, spread
+from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.windows import read_row_windows, read_windows
 
@@ -86,10 +85,9 @@ class _Hashes(nn.Module):
 
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return starts [N · chunks] int64 and signs [N, dim], each 1 or −1, float32."""
-        words = mix64(ids[:, None] ^ F.embedding(slot, self.salt))
         located = -(-self.chunks // 2)
-        starts = spread(words[:, :located], self.places)[:, : self.chunks]
-        halves = words[:, located:].contiguous().view(torch.int32)
+        starts = spread(salted_words(ids, slot, self.salt[:, :located]), self.places)[:, : self.chunks]
+        halves = salted_words(ids, slot, self.salt[:, located:]).view(torch.int32)
         shifts = torch.arange(min(self.dim, 32), dtype=torch.int32, device=ids.device)
         bits = halves[:, : -(-self.dim // 32), None] << shifts
         signs = bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32)

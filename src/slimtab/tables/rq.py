@@ -95,6 +95,9 @@ class FrozenRQ(FrozenTable):
         """Pack ``codes`` [ids, levels] int64."""
         super().__init__()
         self.bits = sum(config.levels)
+        self.in_bytes = all(
+            bits == 8 for bits in config.levels[:-1]
+        )  # a code in each byte, as budgets make it
         shifts = list(accumulate(config.levels, initial=0))[:-1]
         self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
         self.register_buffer("shift", torch.tensor(shifts), persistent=False)
@@ -105,8 +108,11 @@ class FrozenRQ(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        words = unpack(self.codes, ids + self.offset.index_select(0, slot), 1, self.bits)
-        codes = ((words >> self.shift) & self.mask) + self.start
+        words = unpack(self.codes, self.offset.index_select(0, slot).add_(ids), 1, self.bits)
+        if self.in_bytes:
+            codes = words.view(torch.uint8)[:, : len(self.start)] + self.start.int()
+        else:
+            codes = ((words >> self.shift) & self.mask) + self.start
         return F.embedding_bag(codes, self.codewords.float(), mode="sum")
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
-from slimtab.tables.hashing import MAX_ROWS, make_salts, mix64, spread
+from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
 from slimtab.tables.rows import RowsFactory
 
 
@@ -82,8 +81,7 @@ class _SharedAddressing(Addressing):
         self.register_buffer("salt", make_salts([f.name for f in features], _words(config.probes)))
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        words = mix64(ids[:, None] ^ F.embedding(slot, self.salt))
-        return spread(words, self.rows)[:, : self.probes]
+        return spread(salted_words(ids, slot, self.salt), self.rows)[:, : self.probes]
 
 
 class Unified(AddressedTable, method="unified"):

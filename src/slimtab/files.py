@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slimtab.errors import SlimtabError
@@ -17,12 +17,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends well, the file stands complete at ``path``."""
+    """Give a path to write to; when the block ends well, the file stands complete at ``path``.
+
+    When it does not, what was begun is removed, and what stood at ``path`` before stays.
+    """
     beside = path.with_name(path.name + ".tmp")
-    yield beside
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to show
+            beside.unlink()
+        raise
 
 
 @contextmanager

@@ -1,0 +1,52 @@
+"""``slimtab search``: a dataset folder in; a run folder with a front, and the point of it asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from slimtab.cli import train
+from slimtab.cli.render import table
+
+HELP = "learn which rows and widths are worth their bytes, retrain and freeze them; resumes when stopped"
+EXAMPLE = "slimtab search data/criteo --method optembed --budget 10% --run runs/o10"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: those of `slimtab train`, and the search's."""
+    train.add_arguments(parser)
+    parser.set_defaults(method="optembed")
+    parser.add_argument("--generations", type=int, default=30, help="of the evolution (default 30)")
+    parser.add_argument("--population", type=int, default=20, help="candidates in each (default 20)")
+    parser.add_argument(
+        "--rows", type=int, help="validation rows candidates are scored on (default: a quarter of them)"
+    )
+    parser.add_argument(
+        "--objective",
+        choices=("front", "auc"),
+        default="front",
+        help="AUC against bytes (default), or the best AUC within the budget alone",
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="RUN", help="take over this run's supernet and study: only retrain"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Search and return the run's metrics."""
+    from slimtab.errors import SlimtabError
+    from slimtab.searching import SearchSettings, search_run
+
+    if min(args.generations, args.population - 1, args.rows or 1) < 1:
+        raise SlimtabError("a search needs a generation, a population of two, and a row to score them on")
+    settings = SearchSettings(
+        args.generations, args.population, args.rows, args.objective, source=args.source
+    )
+    metrics = search_run(train.config_of(args), settings)
+    if not args.json:
+        print(table([metrics]))
+        folder = Path(metrics["run"]) / "search"
+        print(f"front: {folder / 'front.png'}, {folder / 'front.csv'}", file=sys.stderr)
+    return metrics

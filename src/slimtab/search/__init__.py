@@ -1,0 +1,1 @@
+"""Search: widths and rows by evolution."""

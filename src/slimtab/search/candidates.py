@@ -1,0 +1,113 @@
+"""Candidates: shapes of a trained supernet, scored on validation rows without training anything.
+
+A candidate is a width per feature and a level: which share of the rows that passed their thresholds stays,
+those with the most energy first. The vectors that a level leaves are looked up once; a candidate then costs
+the network alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import torch
+from optuna.distributions import IntDistribution
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from slimtab.batch import Batch
+from slimtab.models.base import CTRModel
+from slimtab.search.sampler import Genes
+from slimtab.tables.cut import cut_bytes
+from slimtab.tables.optembed import OptEmbed
+from slimtab.tables.shape import Shape, shape_of
+
+LEVEL = "rows"
+_LEVELS = 13  # from all rows worth keeping to 1/64 of them, two to a halving
+_CHUNK = 8192  # rows scored at a time
+
+
+class Candidates:
+    """The candidates of a supernet.
+
+    Args:
+        model: with a table in its supernet stage, trained.
+        batches: validation rows.
+    """
+
+    def __init__(self, model: CTRModel, batches: Iterable[Batch]) -> None:
+        table = model.tables.table
+        assert isinstance(table, OptEmbed)
+        self.model, self.table, self.batches = model.eval(), table, list(batches)
+        self.label = torch.cat([batch.label for batch in self.batches])
+        self.energy = table.energy()
+        rich = self.energy.sum(dim=1)
+        self._order = torch.argsort(rich, descending=True, stable=True)
+        self._worth = int((rich > 0).sum())
+        self.names = [feature.name for feature in table.features]
+        self._vectors: dict[int, list[Tensor]] = {}
+
+    def space(self) -> dict[str, IntDistribution]:
+        """Return the genes: the level, then the widths in the order of the features."""
+        config = self.table.config
+        widths = (1, self.table.dim) if config.columns_are_cut else (self.table.dim, self.table.dim)
+        return {
+            LEVEL: IntDistribution(0, _LEVELS - 1 if config.rows_are_cut else 0),
+            **{f"width_{name}": IntDistribution(*widths) for name in self.names},
+        }
+
+    def shape(self, genes: Genes) -> Shape:
+        """Return what a candidate keeps."""
+        mask = self._mask(genes[LEVEL])
+        kept = [int(part.sum()) for part in torch.split(mask, self.table.sizes)]
+        return Shape(tuple(kept), tuple(genes[f"width_{name}"] for name in self.names), mask)
+
+    def nbytes(self, shape: Shape) -> int:
+        """Return what a shape serves."""
+        return cut_bytes(self.table.sizes, shape.kept, shape.widths, self.table.dim)
+
+    def richest(self, level: int, floats: int) -> Genes:
+        """Return the candidate with the most energy that keeps a level's rows in ``floats``."""
+        shape, _ = shape_of(self._mask(level), self.energy, self.table.sizes, floats, self.table.config)
+        return self.genes(level, shape)
+
+    def genes(self, level: int, shape: Shape) -> Genes:
+        """Return the genes of a shape."""
+        return {LEVEL: level, **{f"width_{n}": w for n, w in zip(self.names, shape.widths, strict=True)}}
+
+    @torch.no_grad()
+    def auc(self, genes: Genes) -> float:
+        """Return the area under the ROC curve."""
+        widths = torch.tensor([genes[f"width_{name}"] for name in self.names])
+        columns = torch.arange(self.table.dim) < widths[:, None]
+        parts = [
+            self.model.interact(batch.dense, vectors * columns)
+            for batch, vectors in zip(self.batches, self._looked_up(genes[LEVEL]), strict=True)
+        ]
+        return float(roc_auc_score(self.label.numpy(), torch.cat(parts).numpy()))
+
+    def _mask(self, level: int) -> Tensor:
+        mask = torch.zeros(len(self._order), dtype=torch.bool)
+        if not self.table.config.rows_are_cut:
+            return ~mask
+        mask[self._order[: max(1, round(self._worth * 2 ** (-level / 2)))]] = True
+        return mask
+
+    @torch.no_grad()
+    def _looked_up(self, level: int) -> list[Tensor]:
+        """Return vectors [B, F, dim] of all batches with a level's rows alone."""
+        if level not in self._vectors:
+            self.table.mask = self._mask(level)
+            self._vectors[level] = [self.model.tables.embed(batch) for batch in self.batches]
+            self.table.mask = None
+        return self._vectors[level]
+
+
+def first_rows(batches: Iterable[Batch], rows: int) -> list[Batch]:
+    """Return the first batches that hold ``rows`` rows together, or all."""
+    taken: list[Batch] = []
+    for batch in chain(batches):
+        if sum(len(b.label) for b in taken) >= rows:
+            break
+        taken.append(batch)
+    return taken

@@ -1,0 +1,96 @@
+"""The search: a study filled generation by generation, and the front of what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from optuna.study import Study
+
+from slimtab.search.candidates import Candidates
+from slimtab.search.sampler import EvolutionSampler, Genes
+from slimtab.tables.shape import Shape
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate on the front.
+
+    Attributes:
+        genes: its genes.
+        shape: what it keeps.
+        nbytes: what it serves.
+        auc: on all validation rows, in the supernet.
+    """
+
+    genes: Genes
+    shape: Shape
+    nbytes: int
+    auc: float
+
+
+def evolve(
+    study: Study,
+    sampler: EvolutionSampler,
+    candidates: Candidates,
+    trials: int,
+    limit: int | None = None,
+    told: Callable[[int, float, int], None] = lambda number, auc, nbytes: None,
+) -> None:
+    """Score candidates until the study holds ``trials`` of them; what it holds already counts.
+
+    A study of two directions seeks a front: AUC to maximise, bytes to minimise. One of a single direction
+    seeks the AUC within ``limit`` bytes; what is larger is not scored and ranks below, the larger the lower.
+
+    Args:
+        study: where candidates go.
+        sampler: makes children.
+        candidates: scores them.
+        trials: to reach.
+        limit: bytes that a study of one direction allows.
+        told: of each trial's number, AUC and bytes.
+    """
+    first = _starts(candidates)
+    while (number := len(study.get_trials(deepcopy=False))) < trials:
+        genes, generation = sampler.propose(study)
+        if number < len(first):
+            genes = first[number]
+        nbytes = candidates.nbytes(candidates.shape(genes))
+        if len(study.directions) == 1 and limit is not None and nbytes > limit:
+            sampler.add(study, genes, generation, [-nbytes / limit])
+            continue
+        auc = candidates.auc(genes)
+        sampler.add(study, genes, generation, [auc, nbytes][: len(study.directions)])
+        told(number, auc, nbytes)
+
+
+def _starts(candidates: Candidates) -> list[Genes]:
+    """Return the candidates that the first generation has beside random ones: rich ones of several sizes."""
+    space, sizes = candidates.space(), candidates.table.sizes
+    levels = range(0, space["rows"].high + 1, 3)
+    starts: dict[tuple[int, ...], Genes] = {}
+    for level in levels:
+        rows = sum(candidates.shape(candidates.richest(level, 0)).kept)
+        for width in {candidates.table.dim, candidates.table.dim // 4}:
+            genes = candidates.richest(level, max(rows, len(sizes)) * width)
+            starts[tuple(genes.values())] = genes
+    return list(starts.values())
+
+
+def front(study: Study, candidates: Candidates) -> Iterator[Point]:
+    """Yield the candidates that none beats in both AUC and bytes, scored anew, from small to large.
+
+    Args:
+        study: a finished search.
+        candidates: scores on all validation rows.
+    """
+    points = []
+    for trial in study.best_trials:
+        genes = dict(trial.params)
+        shape = candidates.shape(genes)
+        points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))
+    best = -1.0
+    for point in sorted(points, key=lambda point: (point.nbytes, -point.auc)):
+        if point.auc > best:
+            best = point.auc
+            yield point

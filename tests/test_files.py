@@ -1,0 +1,56 @@
+"""A file is whole or absent, whatever happens while it is written."""
+
+import os
+
+import pytest
+
+from slimtab.errors import SlimtabError
+from slimtab.files import write_errors_explained, written
+
+
+def test_the_file_stands_there_after_the_block_alone(tmp_path):
+    """A reader never sees half of it."""
+    path = tmp_path / "a.json"
+    with written(path) as beside:
+        beside.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_a_failed_write_leaves_what_was_there(tmp_path, error):
+    """And nothing beside it, also when somebody pressed Ctrl-C."""
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail():
+        with written(path) as beside:
+            beside.write_text("ha")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_it_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """After a power cut the new name must not hold nothing."""
+    path, synced = tmp_path / "a.json", []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(path.exists()))
+    with written(path) as beside:
+        beside.write_text("whole")
+    assert synced == [False]
+
+
+def test_the_first_error_is_the_one_shown(tmp_path):
+    """Where nothing could be written there is nothing to remove, which is no error of its own."""
+    with pytest.raises(FileNotFoundError) as caught, written(tmp_path / "absent" / "a.json") as beside:
+        beside.write_text("whole")
+    assert caught.value.__context__ is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(SlimtabError, match=f"cannot write in {tmp_path}"), write_errors_explained(tmp_path):
+        raise PermissionError("no")
