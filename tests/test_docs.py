@@ -64,7 +64,7 @@ class TestPages:
 def test_index_lists_them_under_their_class():
     """One list for all, by the class that `slimtab methods` shows."""
     headings = {"static sharing": "Static sharing", "dynamic sharing": "Dynamic sharing"}
-    headings |= {"none": "The yardstick", "quantised": "Quantised", "width": "Width"}
+    headings |= {"none": "The yardstick", "quantised": "Quantised", "width": "Width", "pruned": "Pruned"}
     parts = re.split(r"^\*\*(.+?)\*\*", read(PAGES / "index.md"), flags=re.MULTILINE)
     listed = dict(zip(parts[1::2], parts[2::2], strict=True))
     for name, table in OURS.items():

@@ -28,7 +28,8 @@ ORDER = [
     {"search"},
     {"serving"},
     {"reporting"},
-    {"run", "searching", "plan", "grid", "dropin", "doctor", "testing"},
+    {"run", "plan", "grid", "dropin", "doctor", "testing"},
+    {"searching"},
     {"cli"},
     {"__main__"},
 ]

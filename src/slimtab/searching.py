@@ -15,13 +15,14 @@ from slimtab.models.base import CTRModel
 from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
-from slimtab.search.candidates import Candidates, first_rows
+from slimtab.search.candidates import Candidates
 from slimtab.search.evolution import Point, evolve, front
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.optembed import OptEmbed, OptEmbedConfig
 from slimtab.training.checkpoint import latest_checkpoint
 
+_BATCH = 1024  # rows looked up at a time
 _SUPERNET = ("initial.safetensors", "best-supernet.safetensors")
 
 
@@ -32,7 +33,7 @@ class SearchSettings:
     Attributes:
         generations: of the evolution.
         population: candidates in each.
-        rows: validation rows that candidates are scored on; None takes a quarter, 4096 at least.
+        rows: validation rows that candidates are scored on, about; None takes a quarter, 4096 at least.
         objective: ``front`` for AUC against bytes, ``auc`` for the best AUC within the budget.
         tolerance: without a budget the smallest table is taken that loses no more AUC than this against the
             best one on all validation rows, in the supernet.
@@ -96,9 +97,8 @@ class _Search:
     def run(self) -> None:
         """Search, write the front, and tell the table what to keep."""
         self._keep_supernet()
-        rows = self.settings.rows or max(4096, self.schema.rows["valid"] // 4)
-        batches = list(Loader(self.data, "valid", 4096, shuffle=False))
-        some = Candidates(self.model, first_rows(batches, rows))
+        batches = list(Loader(self.data, "valid", _BATCH, shuffle=False))
+        some = Candidates(self.model, batches[:: self._stride()])
         study, trials = self._study(), self.settings.generations * self.settings.population
         sampler = EvolutionSampler(some.space(), self.seed, self.settings.population)
         board = FrontBoard(self.folder / "tb", self.full, self.settings.population)
@@ -115,6 +115,11 @@ class _Search:
         assert isinstance(self.table.config, OptEmbedConfig)
         self.table.config = replace(self.table.config, floats=point.shape.floats)
         self.table.cut_to(point.shape)
+
+    def _stride(self) -> int:
+        """Return how many batches lie between two that candidates are scored on."""
+        rows = self.schema.rows["valid"]
+        return max(1, rows // (self.settings.rows or max(4096, rows // 4)))
 
     def _evolve(
         self, study: Any, sampler: EvolutionSampler, candidates: Candidates, trials: int, board: FrontBoard

@@ -128,3 +128,23 @@ def test_shares_that_leave_rare_ids_nothing_are_refused():
     """The error says which shares there are."""
     with pytest.raises(SlimtabError, match="hot_share to 0 or more, and below 1"):
         AdaptConfig(hot_share=1.0)
+
+
+def test_most_rows_are_shared_unless_told():
+    """Where counts are flat, rows that few ids own are missing where all others meet.
+
+    With half of the rows for single ids AUC on sports rows at 25 % was 0.03 lower than with a tenth. Sizes
+    are theirs; what matters is how many ids of one feature meet in a row, for a network tells features apart.
+    """
+    features = [Feature("user", 35_599), Feature("item", 18_358), Feature("categories", 2_278)]
+    counts = torch.cat([torch.arange(feature.num_ids, 0, -1) // 5000 + 10 for feature in features])
+
+    def meeting(**options):
+        table = Adapt(AdaptConfig.for_budget(features, 4, 224_940, **options), features, 4, PlainRows, 0.1)
+        table.use_counts(counts)
+        ids, slot = every_id(table)
+        users = table.addressing(ids, slot).squeeze(1)[slot == 0]
+        return float(torch.bincount(users)[users].float().mean())
+
+    assert meeting() < 2.9
+    assert meeting(hot_share=0.5) > 3.4

@@ -32,12 +32,18 @@ def lookup(table, slot, count):
     return table(torch.arange(count), torch.full((count,), slot))
 
 
+def shifted(x, num_ids):
+    """Digits of one id: the second shifted by the first, the third by the second."""
+    n1, n2, n3 = split_ids(num_ids)
+    a, b, c = x % n1, x // n1 % n2, x // (n1 * n2)
+    return a, (a + b) % n2, (b + c) % n3
+
+
 def reference(table, slot, x):
     """One vector by the formula, in double precision, from the feature's own part of each core."""
     before = [split_ids(f.num_ids) for f in FEATURES[:slot] if f.name != "b"]
-    n1, n2, _ = split_ids(FEATURES[slot].num_ids)
     d1, d2, d3 = split_width(table.dim)
-    digits = x % n1, (x // n1 + x % n1) % n2, x // (n1 * n2)
+    digits = shifted(x, FEATURES[slot].num_ids)
     cores = [
         core[digit + sum(split[k] for split in before)].detach().double().numpy()
         for k, (core, digit) in enumerate(zip(table.cores, digits, strict=True))
@@ -78,24 +84,30 @@ def test_gradients_equal_those_of_the_plain_product():
         torch.testing.assert_close(own, core.grad, rtol=1e-4, atol=1e-5)
 
 
+def digits_of(table, slot, ids):
+    return torch.stack(table.digits(ids, torch.full_like(ids, slot)), dim=1)
+
+
 def test_every_id_has_digits_of_its_own():
-    """The shift of the middle digit must not merge two ids."""
+    """The shifts must not merge two ids, nor leave the feature's part of a core."""
     table = build()
     for slot in (0, 2):
-        ids = torch.arange(FEATURES[slot].num_ids)
-        digits = torch.stack(table.digits(ids, torch.full_like(ids, slot)), dim=1)
-        assert len(digits.unique(dim=0)) == len(ids)
+        digits = digits_of(table, slot, torch.arange(FEATURES[slot].num_ids))
+        assert len(digits.unique(dim=0)) == FEATURES[slot].num_ids
         for column, rows in zip(digits.T, table.digits.cores, strict=True):
             assert 0 <= int(column.min()) <= int(column.max()) < rows
-    one, other = (table.digits(torch.arange(n), torch.full((n,), s)) for n, s in ((1000, 0), (777, 2)))
-    assert all(int(a.max()) < int(b.min()) for a, b in zip(one, other, strict=True))
+    one, other = digits_of(table, 0, torch.arange(1000)), digits_of(table, 2, torch.arange(777))
+    assert bool((one.amax(0) < other.amin(0)).all())
 
 
-def test_frequent_ids_have_middle_matrices_of_their_own():
-    """Ids are sorted by frequency; plain digits would send the first n1 of them through one matrix."""
-    table, n1 = build(), split_ids(1000)[0]
-    middle = table.digits(torch.arange(n1), torch.zeros(n1, dtype=torch.int64))[1]
-    assert len(middle.unique()) == n1
+@pytest.mark.parametrize("num_ids", [1000, 777, 2278, 18358, 2**17])
+def test_frequent_ids_share_one_digit_at_most(num_ids):
+    """Ids are sorted by frequency; plain digits send the first n1 · n2 of them through one third matrix."""
+    n1, n2, _ = split_ids(num_ids)
+    table = build(features=[Feature("a", num_ids)])
+    digits = digits_of(table, 0, torch.arange(n1 * n2))
+    for columns in ([0, 1], [0, 2], [1, 2]):
+        assert len(digits[:, columns].unique(dim=0)) == n1 * n2
 
 
 def test_digits_of_large_ids():
@@ -106,9 +118,8 @@ def test_digits_of_large_ids():
     assert table.digits.cores == [n1, n2, n3]
     small = TT(TTConfig(1), [Feature("a", 2**24)], 8, PlainRows, 0.1)
     x = 2**24 - 3
-    n1, n2, _ = split_ids(2**24)
-    got = [int(part) for part in small.digits(torch.tensor([x]), torch.tensor([0]))]
-    assert got == [x % n1, (x // n1 + x % n1) % n2, x // (n1 * n2)]
+    got = tuple(int(part) for part in small.digits(torch.tensor([x]), torch.tensor([0])))
+    assert got == shifted(x, 2**24)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 27, 28, 1000, 777, 10131227, 2**36, 10**9 + 7])

@@ -84,7 +84,7 @@ def _figure(cloud: Sequence[tuple[float, float]], points: Sequence[tuple[float, 
     axes = figure.add_subplot()
     if cloud:
         sizes, aucs = zip(*((100 * x, y) for x, y in cloud), strict=True)
-        axes.scatter(sizes, aucs, s=8, color="0.7", label="candidates")
+        axes.scatter(sizes, aucs, s=8, color="0.7", label="candidates, on a part of the rows")
     if points:
         xs, ys = zip(*((100 * x, y) for x, y in points), strict=True)
         axes.step(xs, ys, where="post", marker="o", markersize=3, label="front, on all validation rows")

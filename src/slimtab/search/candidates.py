@@ -8,7 +8,6 @@ the network alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 
 import torch
 from optuna.distributions import IntDistribution
@@ -24,7 +23,6 @@ from slimtab.tables.shape import Shape, shape_of
 
 LEVEL = "rows"
 _LEVELS = 13  # from all rows worth keeping to 1/64 of them, two to a halving
-_CHUNK = 8192  # rows scored at a time
 
 
 class Candidates:
@@ -101,13 +99,3 @@ class Candidates:
             self._vectors[level] = [self.model.tables.embed(batch) for batch in self.batches]
             self.table.mask = None
         return self._vectors[level]
-
-
-def first_rows(batches: Iterable[Batch], rows: int) -> list[Batch]:
-    """Return the first batches that hold ``rows`` rows together, or all."""
-    taken: list[Batch] = []
-    for batch in chain(batches):
-        if sum(len(b.label) for b in taken) >= rows:
-            break
-        taken.append(batch)
-    return taken

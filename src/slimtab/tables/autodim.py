@@ -28,7 +28,7 @@ from slimtab.schema import Feature
 from slimtab.tables.addressed import project_features
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.mde import Mde, MdeConfig, all_bytes, stored_floats
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows import Rows, RowsFactory
 
 _COLDEST = 0.1  # of the mixture's temperature; the variance of its gradients grows as it falls
 _RATE = 1e4  # of the shares, per epoch: a width that is worth 0.001 in logloss wins within one
@@ -252,9 +252,6 @@ class AutoDim(EmbeddingTable, method="autodim"):
     kind = "width"
     paper = "Zhao et al., WWW 2021"
     stages = ("supernet", "retrain")
-    rewinds = (
-        "retrain",
-    )  # shapes differ, and weights that have seen every row would overfit on a second look
     Config = AutoDimConfig
 
     config: AutoDimConfig
@@ -351,7 +348,8 @@ class AutoDim(EmbeddingTable, method="autodim"):
             mixture.components(slot, width, weight)
             for slot, (width, weight) in enumerate(zip(self.config.widths, weights, strict=True))
         ]
-        for rows in narrow.rows.rows:
+        rows: Rows
+        for rows in narrow.rows.rows:  # type: ignore[assignment]
             rows.assign(torch.cat([own for own, _ in parts if own.shape[1] == rows.width]))
         if narrow.projection is not None:
             narrow.projection.copy_(torch.cat([to_dim for _, to_dim in parts if len(to_dim) < self.dim]))

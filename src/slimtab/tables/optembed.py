@@ -126,18 +126,26 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         return [] if self.thresholds is None else [(self.thresholds, self.config.threshold_lr)]
 
     def use_counts(self, counts: Tensor) -> None:
-        """Weigh energies by how often rows are read; without, all rows count alike."""
+        """Take how often rows are read, where they have no optimizer that knows how much the loss feels them."""
         self.counts = counts.to(self.offset.device, torch.float32)
 
     @torch.no_grad()
     def energy(self) -> Tensor:
-        """Return count · value² of the supernet's table [n, dim]; zero for rows below their threshold."""
-        values = self.rows.values()  # type: ignore[operator]
-        energy: Tensor = values.square()
+        """Return what the loss would feel of each coordinate of each row if it went [n, dim].
+
+        That is squared gradient · value² over training, with gradients averaged over a row; a coordinate has
+        the share of them that drawn widths left it. Rows below their threshold have none.
+        """
+        values: Tensor = self.rows.values()  # type: ignore[operator]
+        touches = values.new_ones(len(values)) if self.counts is None else self.counts
+        felt = self.rows.squared_gradients(touches)  # type: ignore[operator]
+        energy = values.square() * felt[:, None]
+        if self.config.columns_are_cut:
+            energy *= 1 - torch.arange(self.dim, device=values.device) / self.dim
         if self.thresholds is not None:
             limit = self.thresholds.repeat_interleave(torch.tensor(self.sizes, device=values.device))
             energy *= (values.abs().sum(dim=1) > limit)[:, None]
-        return energy if self.counts is None else energy * self.counts[:, None]
+        return energy
 
     @torch.no_grad()
     def choose(self, stage: str) -> None:

@@ -5,9 +5,10 @@ digits of the id choose a matrix from each core: e(x) = G1[i1] · G2[i2] · G3[i
 and (R, d3), so that a row of d1·d2·d3 floats comes out. All compressed features have the same rank R, and
 so their cores stand in three tensors.
 
-Digits: i1 = x mod n1 and i3 = x // (n1·n2), as usual; i2 = (x // n1 + i1) mod n2. The shift by i1 gives the
-most frequent ids, which come first, middle matrices of their own instead of one for all, and spreads the
-work evenly over the matrices.
+Digits: with x = a + n1·b + n1·n2·c, as usual, i1 = a, i2 = (b + a) mod n2 and i3 = (c + b) mod n3. The most
+frequent ids come first; left as they are, the first n1·n2 of them, with c = 0, would share one third matrix,
+and the first n1 of those one middle matrix too. So shifted, every block of n1·n2 ids in a row is a Latin
+square: any two of them share one digit at most.
 """
 
 from __future__ import annotations
@@ -116,8 +117,7 @@ class _Digits(nn.Module):
         whole: whether a feature is full [F].
     """
 
-    n1: Tensor
-    n2: Tensor
+    split: Tensor
     offset: Tensor
     full: Tensor
 
@@ -130,17 +130,18 @@ class _Digits(nn.Module):
         starts = [list(accumulate(column, initial=0)) for column in rows]
         self.cores, self.full_rows = [start[-1] for start in starts[:3]], starts[3][-1]
         self.whole = full
-        self.register_buffer("n1", torch.tensor([max(n, 1) for n in rows[0]]), persistent=False)
-        self.register_buffer("n2", torch.tensor([max(n, 1) for n in rows[1]]), persistent=False)
+        self.register_buffer("split", torch.tensor(rows[:3]).clamp(min=1), persistent=False)
         self.register_buffer("offset", torch.tensor([start[:-1] for start in starts]), persistent=False)
         self.register_buffer("full", torch.tensor(full), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows of the three cores, each [N] int64, for ids of compressed features."""
-        n1, n2, offset = self.n1[slot], self.n2[slot], self.offset[:, slot]
+        (n1, n2, n3), offset = self.split[:, slot], self.offset[:, slot]
         rest = ids // n1
-        first = ids - rest * n1
-        return first + offset[0], (rest + first) % n2 + offset[1], rest // n2 + offset[2]
+        a = ids - rest * n1
+        c = rest // n2
+        b = rest - c * n2
+        return a + offset[0], (b + a) % n2 + offset[1], (c + b) % n3 + offset[2]
 
 
 def _join_two(first: Tensor, middle: Tensor, row: Tensor, blocks: Blocks, rank: int) -> Tensor:

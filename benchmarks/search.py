@@ -1,0 +1,77 @@
+"""What a search costs: its candidates against as many plain validation passes, interleaved in one run.
+
+    python benchmarks/search.py DATA [--generations 30]
+
+DATA is a prepared dataset folder. The supernet is not trained: that changes no time. Between any two
+generations the validation rows are scored three times as training scores them. Prints a JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from slimtab.collection import TableCollection
+from slimtab.data.loader import Loader
+from slimtab.data.vocabulary import load_counts
+from slimtab.models.base import build_model
+from slimtab.schema import Schema
+from slimtab.search.candidates import Candidates
+from slimtab.search.evolution import evolve, front
+from slimtab.search.sampler import EvolutionSampler
+from slimtab.training.metrics import evaluate
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data", type=Path)
+parser.add_argument("--generations", type=int, default=30)
+args = parser.parse_args()
+POPULATION = 20
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+torch.manual_seed(0)
+schema = Schema.load(args.data / "schema.json")
+tables = TableCollection.build(schema.features, 16, "optembed", counts=load_counts(args.data, schema))
+model = build_model("deepfm", tables, len(schema.numerics), {})
+passes, searching = [], 0.0
+
+with tempfile.TemporaryDirectory() as folder:
+    storage = JournalStorage(JournalFileBackend(f"{folder}/study"))
+    study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
+    began = time.perf_counter()
+    batches = list(Loader(args.data, "valid", 1024, shuffle=False))
+    rows = schema.rows["valid"]
+    some = Candidates(model, batches[:: max(1, rows // max(4096, rows // 4))])
+    sampler = EvolutionSampler(some.space(), population=POPULATION)
+    searching += time.perf_counter() - began
+    for generation in range(1, args.generations + 1):
+        for _ in range(3):
+            began = time.perf_counter()
+            evaluate(model, Loader(args.data, "valid", 4096, shuffle=False))
+            passes.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        evolve(study, sampler, some, generation * POPULATION)
+        searching += time.perf_counter() - began
+    began = time.perf_counter()
+    points = list(front(study, Candidates(model, batches)))
+    searching += time.perf_counter() - began
+
+candidates = args.generations * POPULATION
+plain = candidates * statistics.median(passes)
+print(
+    json.dumps(
+        {
+            "candidates": candidates,
+            "front": len(points),
+            "search_seconds": round(searching, 2),
+            "pass_seconds": round(statistics.median(passes), 4),
+            "search_of_plain_passes": round(searching / plain, 3),
+        }
+    )
+)
