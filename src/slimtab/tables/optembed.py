@@ -126,7 +126,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         return [] if self.thresholds is None else [(self.thresholds, self.config.threshold_lr)]
 
     def use_counts(self, counts: Tensor) -> None:
-        """Take how often rows are read, where they have no optimizer that knows how much the loss feels them."""
+        """Weigh rows by how often they are read, where no optimizer of theirs knows more."""
         self.counts = counts.to(self.offset.device, torch.float32)
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         values: Tensor = self.rows.values()  # type: ignore[operator]
         touches = values.new_ones(len(values)) if self.counts is None else self.counts
         felt = self.rows.squared_gradients(touches)  # type: ignore[operator]
-        energy = values.square() * felt[:, None]
+        energy: Tensor = values.square() * felt[:, None]
         if self.config.columns_are_cut:
             energy *= 1 - torch.arange(self.dim, device=values.device) / self.dim
         if self.thresholds is not None:
