@@ -4,6 +4,7 @@ import numpy as np
 
 from slimtab.schema import Feature
 from slimtab.tables.autodim import AutoDimConfig, candidates, choose_widths
+from slimtab.tables.mde import stored_floats
 from slimtab.testing.contract import TableContract
 
 
@@ -15,7 +16,8 @@ class TestAutoDim(TableContract):
         sizes = np.array([feature.num_ids for feature in features])
         limit = AutoDimConfig.for_budget(features, dim, nbytes).nbytes
         widths = np.array(choose_widths(sizes, np.zeros((len(sizes), len(candidates(dim)))), dim, limit))
-        return nbytes - counted < 4 * min((sizes + dim)[widths < dim - 1], default=0)
+        step = stored_floats(sizes, np.minimum(widths + 1, dim), dim) - stored_floats(sizes, widths, dim)
+        return nbytes - counted < 4 * int(step[widths < dim].min())
 
 
 class TestAutoDimOddWidth(TestAutoDim):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimtab.schema import Feature
-from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts, mix64
+from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts, mix64, salted_words, spread
 from slimtab.tables.rows import PlainRows
 from slimtab.tables.unified import Unified, UnifiedConfig
 
@@ -138,3 +138,23 @@ def test_the_same_id_of_two_features_reads_different_rows():
     assert len(set(found.flatten().tolist())) > 100  # of 104, up to chance collisions
     vectors = table(torch.full((26,), 7), torch.arange(26))
     assert len(set(map(tuple, vectors.tolist()))) == 26
+
+
+def test_words_are_mixed_as_one_by_one():
+    ids, slot, salt = torch.tensor([5, 5, -1]), torch.tensor([0, 1, 1]), make_salts(["a", "b"], 3)
+    words = salted_words(ids, slot, salt)
+    assert words.tolist() == [[int(mix64(i ^ s)) for s in salt[f]] for i, f in zip(ids, slot, strict=True)]
+
+
+def test_arguments_stay_as_they_are():
+    """The arithmetic is in place, but never in what the caller holds: salts are buffers, ids the batch."""
+    ids, salt = torch.arange(-50, 50), make_salts(["a"], 100)[0]
+    before = ids.clone(), salt.clone()
+    words = mix64(ids)
+    kept = words.clone()
+    hash_rows(ids, salt, torch.full((100,), 7))
+    spread(words, 9)
+    salted_words(ids, torch.zeros_like(ids), salt[None])
+    assert torch.equal(ids, before[0])
+    assert torch.equal(salt, before[1])
+    assert torch.equal(words, kept)

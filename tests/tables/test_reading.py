@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slimtab.tables.reading import read_rows
+from slimtab.tables.reading import join_rows, read_rows
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 16])
@@ -26,3 +26,17 @@ def test_an_address_outside_is_an_error():
     """Never another row."""
     with pytest.raises(IndexError):
         read_rows(torch.randn(5, 4), torch.tensor([5]))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [0, 5])
+def test_joins_rows(width, count):
+    parts = [torch.randn(count, width) for _ in range(3)]
+    assert torch.equal(join_rows(parts), torch.cat(parts, dim=1))
+
+
+def test_reads_bytes_by_int32():
+    """Rows of any type, at addresses of either."""
+    matrix = torch.randint(0, 2, (50, 16), dtype=torch.int8)
+    address = torch.tensor([3, 49, 0], dtype=torch.int32)
+    assert torch.equal(read_rows(matrix, address), matrix[address])

@@ -34,6 +34,7 @@ _COLDEST = 0.1  # of the mixture's temperature; the variance of its gradients gr
 _RATE = 1e4  # of the shares, per epoch: a width that is worth 0.001 in logloss wins within one
 _PRICE_RATE = 0.1  # of the price of bytes, per epoch: as much logloss for a size twice the budget
 _DAMPING = 0.01  # of the price, by the excess itself: price and size would swing around each other
+_UNUSED = 0.05  # share of a budget that may be left over
 _MEMORY = 0.95  # of the running mean that candidates are normalised by
 _SAMPLE = 128  # rows of a batch that it looks at
 
@@ -100,29 +101,33 @@ def choose_widths(
         low, high = (low, price) if cost[each, winners(price)].sum() <= room else (price, high)
     chosen = winners(high)
     while True:
+        left = room - cost[each, chosen].sum()
         added = cost - cost[each, chosen][:, None]
-        able = (added > 0) & (added <= room - cost[each, chosen].sum()) & np.isfinite(score)
-        if not able.any():
-            break
+        able = (added > 0) & (added <= left) & np.isfinite(score)
         gain = np.where(able, (score - score[each, chosen][:, None]) / np.maximum(added, 1), -np.inf)
         # Of equals the narrowest feature, and its next width.
         order = np.lexsort((cost.ravel(), np.repeat(width[chosen], len(width)), -gain.ravel()))
         slot, candidate = divmod(int(order[0]), len(width))
+        # Against the scores only as far as a budget must be used.
+        if not able[slot, candidate] or (gain[slot, candidate] < 0 and left <= _UNUSED * nbytes):
+            break
         chosen[slot] = candidate
-    return _filled(sizes, width[chosen], dim, room)
+    return _filled(sizes, width[chosen], dim, room, _UNUSED * nbytes)
 
 
-def _filled(sizes: NDArray[np.int64], widths: NDArray[np.int64], dim: int, room: np.int64) -> tuple[int, ...]:
+def _filled(
+    sizes: NDArray[np.int64], widths: NDArray[np.int64], dim: int, room: np.int64, unused: float
+) -> tuple[int, ...]:
     """Spend what no step between candidates fits into: widen the narrowest features there is room for."""
     widths = widths.copy()
-    while True:
-        left = room - 4 * int(stored_floats(sizes, widths, dim).sum())
-        step = 4 * (sizes + dim)  # a column, and its row of the projection
+    step = 4 * (sizes + dim)  # a column, and its row of the projection
+    while (left := room - 4 * stored_floats(sizes, widths, dim).sum()) > unused:
         able = np.flatnonzero((widths < dim - 1) & (step <= left))
         if not len(able):
-            return tuple(map(int, widths))
+            break
         slot = able[np.argmin(widths[able])]
         widths[slot] = min(widths[slot] + left // step[slot], dim - 1)
+    return tuple(map(int, widths))
 
 
 class _Mixture(nn.Module):
@@ -374,7 +379,7 @@ class AutoDim(EmbeddingTable, method="autodim"):
         if self.mixture is None:
             return self._chosen().stats()
         return {
-            "expected_size": float(self.mixture.expected_size()),
+            "expected_size": float(self.mixture.expected_size().detach()),
             "price": float(self.mixture.price),
-            "largest_share": float(self.mixture.shares.softmax(dim=1).amax(dim=1).mean()),
+            "largest_share": float(self.mixture.shares.detach().softmax(dim=1).amax(dim=1).mean()),
         }

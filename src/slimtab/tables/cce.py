@@ -23,7 +23,7 @@ from slimtab.tables.clusters import cluster
 from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
 from slimtab.tables.hashing import hash_rows, make_salts, mix64
 from slimtab.tables.packing import code_bits
-from slimtab.tables.reading import read_rows
+from slimtab.tables.reading import join_rows, read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
 
@@ -100,16 +100,14 @@ class FrozenCCE(FrozenTable):
         """Return vectors [N, dim]."""
         first = self.offset.index_select(0, slot).add_(ids).mul_(self.columns * self.bits)
         pointers = read_codes(self.packed, first, self.bits, self.columns)
-        # One column at a time: what it takes to hash one stays in the cache.
-        salts = self.salt.unbind(dim=1)
-        hashed = [hash_rows(ids, salt.index_select(0, slot), self.rows) for salt in salts]
-        return self._read(pointers, 0).add_(self._read(hashed, self.columns))
-
-    def _read(self, rows: list[Tensor], first: int) -> Tensor:
-        """Return [N, dim]: side by side the ``rows`` [N] of columns that begin with ``first``."""
-        address = [row.add_(self.rows * (first + column)) for column, row in enumerate(rows)]
-        parts = read_rows(self.weight, torch.stack(address, dim=1).flatten())
-        return parts.view(-1, self.columns * self.weight.shape[1])
+        found = []
+        # One column at a time: what it takes to hash one stays in the cache, and so do its rows.
+        for column, (pointer, salt) in enumerate(zip(pointers, self.salt.unbind(dim=1), strict=True)):
+            pointed = read_rows(self.weight, pointer.add_(self.rows * column))
+            hashed = hash_rows(ids, salt.index_select(0, slot), self.rows)
+            hashed.add_(self.rows * (self.columns + column))
+            found.append(pointed.add_(read_rows(self.weight, hashed)))
+        return join_rows(found)
 
 
 class CCE(EmbeddingTable, method="cce"):
