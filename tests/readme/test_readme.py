@@ -38,7 +38,7 @@ def test_command_is_one_the_program_takes(command: str) -> None:
 def test_every_method_of_the_registry_has_its_line() -> None:
     from slimtab.tables.base import methods
 
-    listed = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE))
     assert listed == set(methods())
 
 

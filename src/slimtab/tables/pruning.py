@@ -36,7 +36,7 @@ class PrunedConfig(TableConfig):
         ramp: epochs until as much is pruned as the bytes demand.
     """
 
-    by_budget = ("nbytes", "rows", "elements")
+    by_budget: ClassVar[tuple[str, ...]] = ("nbytes", "rows", "elements")
 
     nbytes: int = 0
     rows: int = 0
