@@ -58,6 +58,8 @@ def even_shape(sizes: Sequence[int], dim: int, limits: Limits) -> Shape:
     rows = min(total, limits.floats // width)
     spare = rows - len(sizes)  # a row for each feature, and the others by their sizes
     kept = [1 + max(0, spare) * (size - 1) // max(1, total - len(sizes)) for size in sizes]
+    for slot in sorted(range(len(sizes)), key=lambda slot: kept[slot] - sizes[slot])[: rows - sum(kept)]:
+        kept[slot] += 1  # what rounding down left over
     return Shape(tuple(kept), (width,) * len(sizes))
 
 
