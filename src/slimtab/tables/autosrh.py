@@ -66,14 +66,19 @@ class AutoSrh(PrunedTable, method="autosrh"):
         self._opened: Tensor | None = None
 
     def use_counts(self, counts: Tensor) -> None:
-        """Divide all ids of all features alike by their counts, equal ones into one group."""
+        """Divide all ids of all features alike by their counts, equal ones together, in about even groups."""
         sizes = [feature.num_ids for feature in self.features]
         edges = torch.tensor([0, *accumulate(sizes)])
         counts = counts.clone()
         counts[edges[:-1]] = counts.max()  # id 0 stands first, however rare the unknown is
-        falling = counts.sort(descending=True).values
-        least = falling[[max(len(falling) * group // _GROUPS - 1, 0) for group in range(1, _GROUPS)]]
-        upto = torch.stack([F.pad((counts >= count).cumsum(0), (1, 0))[edges] for count in least], dim=1)
+        rising = counts.sort().values
+        number = len(rising)
+        wanted = torch.tensor([number - number * group // _GROUPS for group in range(1, _GROUPS)])
+        count = rising[(wanted - 1).clamp(min=0)]
+        # Of the two ends of a run of equal counts the nearer one.
+        start, stop = torch.searchsorted(rising, count), torch.searchsorted(rising, count, right=True)
+        least = torch.where(wanted - start < stop - wanted, count, count + 1)
+        upto = torch.stack([F.pad((counts >= size).cumsum(0), (1, 0))[edges] for size in least], dim=1)
         self.bounds.copy_(upto[1:] - upto[:-1])
 
     def group(self, ids: Tensor, slot: Tensor) -> Tensor:
