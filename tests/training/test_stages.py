@@ -164,3 +164,15 @@ def test_killed_in_the_later_stage_it_keeps_what_was_chosen(data, tmp_path):
     one, two = whole.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert again.table.config == whole.table.config
+
+
+def test_rows_that_outlive_a_stage_get_their_rate_back(data, tmp_path):
+    """Rates dropped in one stage are its own: with rows frozen by them the next only trains the network."""
+    trainer = make(data, tmp_path)
+    start = trainer.table.rows.lr
+    trainer.optimizers.scale_lr(0.01, 0.01)
+    assert trainer.table.rows.lr == pytest.approx(0.01 * start)
+    trainer.table.choose("live")
+    trainer.table.set_stage("live")
+    trainer._prepare_stage()
+    assert trainer.table.rows.lr == start

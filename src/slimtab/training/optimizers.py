@@ -53,6 +53,8 @@ class Optimizers:
         by_validation = {parameter: lr for table in tables for parameter, lr in table.by_validation()}
         network = [p for p in model.parameters() if not (p in row_like or p in by_sgd or p in by_validation)]
         rule = fused_rows(settings, steps_per_epoch).optimizer
+        for rows in self.rows.values():
+            rows.lr = rule.lr  # rows that outlive a stage must not keep the rate it had dropped to
         groups: list[dict[str, Any]] = [
             {
                 "params": network,
