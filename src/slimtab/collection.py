@@ -7,7 +7,6 @@ table only ever turns single ids into vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from slimtab.tables.distinct import distinct
 from slimtab.tables.grouped import size_table
 from slimtab.tables.hashing import mix64
 from slimtab.tables.rows import PlainRows, RowsFactory
+from slimtab.tables.starts import starts
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -70,8 +70,9 @@ class TableCollection(nn.Module):
         self.register_buffer("_last", torch.tensor(last), persistent=False)
         # Numbers every (feature, id) differently; ids that are hashes are told apart by hashing once more.
         self._numbered = all(feature.encoding == "vocab" for feature in self.features)
-        starts = [0, *accumulate(feature.num_ids for feature in self.features)][:-1]
-        self.register_buffer("_offset", torch.tensor(starts), persistent=False)
+        self.register_buffer(
+            "_offset", starts(feature.num_ids for feature in self.features), persistent=False
+        )
         averaged = [feature.pooling == "mean" for feature in self.features]
         self.register_buffer("_averaged", torch.tensor(averaged), persistent=False)
         self._slot_of = {feature.name: slot for slot, feature in enumerate(self.features)}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
+from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _AdaptAddressing(Addressing):
         sizes = [feature.num_ids for feature in features]
         self.rows, self.rare = config.hot, max(1, config.rare)
         self.register_buffer("hot", torch.tensor(spread_evenly(sizes, config.hot)))
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         start = torch.cumsum(self.hot, 0) - self.hot  # of each feature's own rows

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from slimtab.tables.addressed import project_features
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.mde import Mde, MdeConfig, all_bytes, stored_floats
 from slimtab.tables.rows import Rows, RowsFactory
+from slimtab.tables.starts import starts
 
 _COLDEST = 0.1  # of the mixture's temperature; the variance of its gradients grows as it falls
 _RATE = 1e4  # of the shares, per epoch: a width that is worth 0.001 in logloss wins within one
@@ -149,7 +149,7 @@ class _Mixture(nn.Module):
         super().__init__()
         widths, numbers = candidates(dim), np.array(sizes)
         self.dim, self.widths, self.width = dim, widths, sum(widths)
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         candidate = torch.tensor([number for number, width in enumerate(widths) for _ in range(width)])
         self.register_buffer("candidate", candidate, persistent=False)  # of each column
         cost = 4 * np.minimum(stored_floats(numbers[:, None], np.array(widths), dim), numbers[:, None] * dim)

@@ -25,6 +25,7 @@ from slimtab.tables.hash import HashConfig, _HashAddressing
 from slimtab.tables.hashing import mix64
 from slimtab.tables.hotsketch import CELLS, HotSketch, find_in_index
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 # All scores decay, and the threshold is found anew, whenever this much has been added per hot row and unit
 # of a fixed threshold.
@@ -98,8 +99,7 @@ class _CafeAddressing(_HashAddressing):
     def __init__(self, features: Sequence[Feature], config: CafeConfig) -> None:
         super().__init__(features, HashConfig(config.rows))
         self.numbered = all(feature.encoding == "vocab" for feature in features)
-        starts = [0, *accumulate(feature.num_ids for feature in features)][:-1]
-        self.register_buffer("start", torch.tensor(starts), persistent=False)
+        self.register_buffer("start", starts(feature.num_ids for feature in features), persistent=False)
 
     def keys(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return a number [N] int64, not negative, for each (feature, id)."""

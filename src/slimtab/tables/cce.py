@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from slimtab.tables.packing import code_bits
 from slimtab.tables.reading import join_rows, read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
+from slimtab.tables.starts import starts
 
 _CHUNK = 1 << 18  # ids whose vectors are gathered at a time
 _LEAST_ROWS = 2  # with one row all ids would be alike
@@ -141,7 +141,7 @@ class CCE(EmbeddingTable, method="cce"):
         pointers = torch.randint(config.rows, (sum(sizes), config.columns), dtype=torch.int32)
         self.register_buffer("pointers", pointers)
         self.register_buffer("salt", make_salts([feature.name for feature in features], config.columns))
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         self.register_buffer("weights", torch.ones(sum(sizes)), persistent=False)
 
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ What is served is a bitmap of the rows kept, with ranks, and their floats withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from slimtab.tables.base import FrozenTable
 from slimtab.tables.bitmap import bitmap_bytes, pack_bitmap, position
 from slimtab.tables.narrow import NarrowRows, by_width
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 from slimtab.tables.windows import read_windows
 
 
@@ -105,8 +105,8 @@ class CutRows(nn.Module):
         words, ranks = pack_bitmap(torch.zeros(sum(sizes), dtype=torch.bool))
         self.register_buffer("words", words)
         self.register_buffer("ranks", ranks)
-        self.register_buffer("offset", _starts(sizes), persistent=False)
-        self.register_buffer("first", _starts(kept), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
+        self.register_buffer("first", starts(kept), persistent=False)
 
     @torch.no_grad()
     def assign(self, mask: Tensor, values: Tensor) -> None:
@@ -127,14 +127,10 @@ class CutRows(nn.Module):
     def freeze(self) -> FrozenCut:
         """Return buffers alone, a copy."""
         widths = torch.tensor(self.widths, device=self.words.device)
-        starts = torch.tensor(by_width(self.kept, self.widths), device=self.words.device)
+        begin = torch.tensor(by_width(self.kept, self.widths), device=self.words.device)
         values = F.pad(self.rows.packed(), (0, self.dim))
         # Rows are numbered over all features; each feature's begin where those before it end.
-        base = starts - self.first * widths
+        base = begin - self.first * widths
         return FrozenCut(
             self.words.clone(), self.ranks.clone(), values, widths, base, self.offset.clone(), self.dim
         )
-
-
-def _starts(sizes: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *accumulate(sizes)][:-1])

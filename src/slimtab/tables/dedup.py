@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from slimtab.tables.merging import merge_blocks
 from slimtab.tables.packing import code_bits, pack, packed_bytes, unpack
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
+from slimtab.tables.starts import starts
 
 # Of a row's squared gradients, to weigh it by: less than 1, for a row seldom read is somebody's only one.
 _POWER = 0.75
@@ -121,8 +121,8 @@ class Dedup(EmbeddingTable, method="dedup"):
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
         sizes, blocks = [feature.num_ids for feature in features], config.blocks_of(features)
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
-        self.register_buffer("start", torch.tensor([0, *accumulate(blocks)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
+        self.register_buffer("start", starts(blocks), persistent=False)
         self.register_buffer("counts", torch.ones(sum(sizes)), persistent=False)
         self.register_buffer("index", None)
         self.make_rows = make_rows

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimtab.schema import Feature
 from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class _Offsets(Addressing):
 
     def __init__(self, features: Sequence[Feature]) -> None:
         super().__init__()
-        starts = [0, *accumulate(feature.num_ids for feature in features)][:-1]
-        self.register_buffer("offset", torch.tensor(starts), persistent=False)
+        self.register_buffer("offset", starts(feature.num_ids for feature in features), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         return (ids + self.offset.index_select(0, slot))[:, None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
 from slimtab.tables.hashing import hash_rows, make_salts
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 # A feature stays exact up to 2000 · share ids (the rule of CAFE, SIGMOD 2024): 200 ids at 10 %, 40 at 2 %.
 _EXACT_PER_SHARE = 2000
@@ -97,7 +97,7 @@ class _HashAddressing(Addressing):
         ]
         self.register_buffer("salt", make_salts([feature.name for feature in features], config.probes))
         self.register_buffer("size", torch.tensor(config.rows))
-        self.register_buffer("offset", torch.tensor([0, *accumulate(config.rows)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(config.rows), persistent=False)
         self.register_buffer("exact", torch.tensor(exact), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.quantised_rows import QuantisedRows, clip_
 from slimtab.tables.rows import PlainRows, RowOptimizer, RowsFactory
+from slimtab.tables.starts import starts
 
 
 class IntegersConfig(TableConfig):
@@ -90,7 +90,7 @@ class IntegersTable(EmbeddingTable):
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
         sizes = [feature.num_ids for feature in features]
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         self.rows = self._make_rows(sum(sizes), init_std, make_rows.optimizer)
 
     @abc.abstractmethod

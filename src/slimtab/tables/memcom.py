@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
 from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class _Addresses(nn.Module):
     def __init__(self, features: Sequence[Feature], rows: int) -> None:
         super().__init__()
         self.rows = rows
-        starts = [0, *accumulate(feature.num_ids for feature in features)][:-1]
         self.register_buffer("salt", make_salts([f.name for f in features], 1)[:, 0].contiguous())
-        self.register_buffer("offset", torch.tensor(starts), persistent=False)
+        self.register_buffer("offset", starts(feature.num_ids for feature in features), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return shared and own row numbers, both [N] int64."""

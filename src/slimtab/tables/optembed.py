@@ -27,6 +27,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.cut import CutRows, cut_bytes, fixed_bytes
 from slimtab.tables.rows import PlainRows, RowsFactory
 from slimtab.tables.shape import Shape, even_shape, richest_shape
+from slimtab.tables.starts import starts
 from slimtab.tables.step import step
 
 
@@ -96,7 +97,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         self.rows: nn.Module = make_rows(sum(self.sizes), dim, init_std)
         thresholds = nn.Parameter(torch.zeros(len(self.sizes))) if config.rows_are_cut else None
         self.register_parameter("thresholds", thresholds)
-        self.register_buffer("offset", torch.tensor([0, *accumulate(self.sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(self.sizes), persistent=False)
         self.register_buffer("mask", None)
         self.register_buffer("counts", None, persistent=False)
 

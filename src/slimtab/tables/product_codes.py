@@ -24,6 +24,7 @@ from slimtab.tables.codes import pack_codes, packed_code_bytes, widen_codes
 from slimtab.tables.packing import read_words
 from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 _CHUNK = 256  # queries compared with the codebook at a time: their distances stay in the cache
 _LEAST_BITS, _MOST_BITS = 5, 8  # of a code, where there are several parts
@@ -243,7 +244,7 @@ class ProductCodes(EmbeddingTable, abc.ABC):
         shape = (config.parts, config.codes, dim // config.parts)
         self.codebook = nn.Parameter(torch.randn(shape))
         self.register_buffer("used", torch.zeros(config.parts * config.codes, dtype=torch.bool))
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         self._seen: list[tuple[Tensor, Tensor]] = []  # queries and their pieces, since the last penalty
         self._restart = False
         if config.codes:

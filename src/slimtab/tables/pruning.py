@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
 from slimtab.tables.sparse import FrozenSparse, sparse_bytes
+from slimtab.tables.starts import starts
 
 _SAMPLE = 4096  # rows that say how dense the table will be while it is being pruned
 _LEFT = 1e-3  # of the way: where the exponential approach to the final rate counts as there
@@ -125,7 +125,7 @@ class PrunedTable(EmbeddingTable):
         super().__init__(config, features, dim, make_rows, init_std)
         sizes = [feature.num_ids for feature in features]
         self.rows = make_rows(sum(sizes), dim, init_std)
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         self.register_buffer("mask", None)
         # Score of the last element that a cut keeps; made anew for each evaluation.
         self.register_buffer("limit", torch.tensor(-torch.inf), persistent=False)

@@ -30,6 +30,7 @@ from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.kmeans import nearest, weighted_kmeans
 from slimtab.tables.packing import MAX_BITS, pack, packed_bytes, unpack
 from slimtab.tables.rows import RowsFactory
+from slimtab.tables.starts import starts
 
 _BITS = 8  # of a code at most: 256 codewords a level
 _SAMPLE = 1 << 17  # rows that k-means sees at most
@@ -140,7 +141,7 @@ class RQ(EmbeddingTable, method="rq"):
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
         sizes = [feature.num_ids for feature in features]
-        self.register_buffer("offset", torch.tensor([0, *accumulate(sizes)][:-1]), persistent=False)
+        self.register_buffer("offset", starts(sizes), persistent=False)
         self.register_buffer("counts", torch.ones(sum(sizes)), persistent=False)
         self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
         self.rows = make_rows(sum(sizes), dim, init_std)
