@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method, in_last_stage, methods
@@ -113,7 +114,7 @@ def test_every_method_counts_every_buffer():
         assert counted <= full // 2
 
 
-KAGGLE = [1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27]
+KAGGLE = CRITEO_KAGGLE[:14]
 
 
 @pytest.mark.parametrize(("share", "exact_up_to"), [(0.1, 200), (0.02, 40), (0.5, 1000)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.mde import Mde, MdeConfig, power_law, rounded
@@ -14,10 +15,6 @@ from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 50), Feature("b", 3000), Feature("c", 4), Feature("d", 700)]
 WIDTHS = (4, 1, 8, 3)
-CRITEO = [
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
-    27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-]  # fmt: skip
 
 
 def build(widths=WIDTHS, make_rows=PlainRows, dim=8, features=FEATURES, std=1.0):
@@ -133,32 +130,32 @@ def test_all_features_full_need_no_projection():
 @pytest.mark.parametrize(("share", "alpha"), [(0.5, 0.071), (0.2, 0.126), (0.1, 0.160)])
 def test_golden_exponents_of_criteo(share, alpha):
     """Those of the public code, which rounds to whole numbers first and charges projections in its search."""
-    config = MdeConfig.for_budget(features_of(CRITEO), 16, int(share * 64 * sum(CRITEO)))
+    config = MdeConfig.for_budget(features_of(CRITEO_KAGGLE), 16, int(share * 64 * sum(CRITEO_KAGGLE)))
     assert round(config.alpha, 3) == alpha
 
 
 def test_golden_widths_of_criteo():
     """At 10 % the power law gives what the study's plot script lists (whose lone 14 is a 16)."""
-    widths = rounded(power_law(np.array(CRITEO), 16, np.array([0.160])), 16, True)[0].tolist()
+    widths = rounded(power_law(np.array(CRITEO_KAGGLE), 16, np.array([0.160])), 16, True)[0].tolist()
     assert widths == [8, 8, 1, 2, 8, 8, 4, 8, 16, 4, 4, 1, 4, 8, 4, 2, 16, 4, 8, 16, 2, 16, 16, 4, 8, 4]
-    assert np.dot(widths, CRITEO) / (16 * sum(CRITEO)) == pytest.approx(0.093, abs=5e-4)
+    assert np.dot(widths, CRITEO_KAGGLE) / (16 * sum(CRITEO_KAGGLE)) == pytest.approx(0.093, abs=5e-4)
 
 
 def test_one_sixteenth_of_criteo_is_too_little():
     """One float per id is 6.25 % at width 16, and projections come on top."""
     with pytest.raises(SlimtabError, match=r"mde cannot fit .* its smallest size here is"):
-        MdeConfig.for_budget(features_of(CRITEO), 16, 4 * sum(CRITEO))
+        MdeConfig.for_budget(features_of(CRITEO_KAGGLE), 16, 4 * sum(CRITEO_KAGGLE))
 
 
 @pytest.mark.parametrize("share", [0.07, 0.1, 0.13, 0.25, 0.5, 0.77, 1.0])
 def test_steps_of_powers_of_two_do_not_waste_the_budget(share):
     """On Criteo the power law alone leaves up to half of it: a doubling is several million floats."""
-    nbytes = int(share * 64 * sum(CRITEO))
-    config = MdeConfig.for_budget(features_of(CRITEO), 16, nbytes)
+    nbytes = int(share * 64 * sum(CRITEO_KAGGLE))
+    config = MdeConfig.for_budget(features_of(CRITEO_KAGGLE), 16, nbytes)
     with torch.device("meta"):
-        counted = Mde(config, features_of(CRITEO), 16, PlainRows, 0.1).serve_bytes()
+        counted = Mde(config, features_of(CRITEO_KAGGLE), 16, PlainRows, 0.1).serve_bytes()
     assert 0.95 * nbytes <= counted <= nbytes
-    ideal = power_law(np.array(CRITEO), 16, np.array([config.alpha]))[0]
+    ideal = power_law(np.array(CRITEO_KAGGLE), 16, np.array([config.alpha]))[0]
     odd = [w for w in config.widths if w not in (1, 2, 4, 8, 16)]
     assert len(odd) <= 2
     assert all(w >= r for w, r in zip(config.widths, rounded(ideal, 16, True), strict=True))
@@ -166,8 +163,10 @@ def test_steps_of_powers_of_two_do_not_waste_the_budget(share):
 
 def test_widths_fall_with_the_number_of_ids():
     """The power law's one promise, where nothing was widened."""
-    config = MdeConfig.for_budget(features_of(CRITEO), 16, int(0.5 * 64 * sum(CRITEO)), power_of_two=False)
-    ordered = [width for _, width in sorted(zip(CRITEO, config.widths, strict=True))]
+    config = MdeConfig.for_budget(
+        features_of(CRITEO_KAGGLE), 16, int(0.5 * 64 * sum(CRITEO_KAGGLE)), power_of_two=False
+    )
+    ordered = [width for _, width in sorted(zip(CRITEO_KAGGLE, config.widths, strict=True))]
     assert ordered == sorted(ordered, reverse=True)
     assert len(set(ordered)) > 5  # more than powers of two
 

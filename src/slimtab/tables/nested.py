@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.knapsack import choose_widths
 from slimtab.tables.narrow import read_narrow
 from slimtab.tables.rows import RowsFactory
 
@@ -48,41 +47,6 @@ class NestedConfig(TableConfig):
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> NestedConfig:
         full = dim * sum(feature.num_ids for feature in features) + dim - 1
         return cls(**{**options, "floats": min((nbytes - 8 * len(features)) // 4, full)})
-
-
-def choose_widths(sizes: Sequence[int], energy: NDArray[np.float64], floats: int) -> list[int]:
-    """Return the width of each feature, 1 or more, that keeps much energy where Σ size · width ≤ ``floats``.
-
-    Args:
-        sizes: ids of each feature [F].
-        energy: of each coordinate of each feature [F, dim].
-        floats: at least Σ size.
-    """
-    widths, left = [1] * len(sizes), floats - sum(sizes)
-    # Greedy by energy per float. A coordinate that hides a better one counts as much as the two on average
-    # (the slopes of the least concave curve above the cumulated energy), so each feature's order is kept.
-    slopes = _falling(energy[:, 1:]) / np.array(sizes)[:, None]
-    for step in np.argsort(-slopes.ravel(), kind="stable").tolist():
-        slot, coordinate = divmod(step, slopes.shape[1])
-        if coordinate + 1 == widths[slot] and sizes[slot] <= left:
-            widths[slot] += 1
-            left -= sizes[slot]
-    return widths
-
-
-def _falling(energy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the least-squares fit to ``energy`` [F, D] that never rises along D.
-
-    At i it is the least over j ≤ i of the largest over k ≥ i of the means from j to k.
-    """
-    first, last = np.ogrid[: energy.shape[1], : energy.shape[1]]
-    summed = np.cumsum(np.pad(energy, ((0, 0), (1, 0))), axis=1)
-    mean = np.where(
-        last >= first, (summed[:, None, 1:] - summed[:, :-1, None]) / np.maximum(last - first + 1, 1), -np.inf
-    )
-    highest = np.maximum.accumulate(mean[:, :, ::-1], axis=2)[:, :, ::-1]
-    fitted: NDArray[np.float64] = np.where(last >= first, highest, np.inf).min(axis=1, initial=np.inf)
-    return fitted
 
 
 class _FrozenNested(FrozenTable):

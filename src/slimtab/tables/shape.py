@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from slimtab.tables.nested import choose_widths
+from slimtab.tables.knapsack import choose_widths
 
 
 @dataclass(frozen=True)
