@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory() as folder:
         evolve(study, sampler, some, generation * POPULATION)
         searching += time.perf_counter() - began
     began = time.perf_counter()
-    points = list(front(study, Candidates(model, batches)))
+    points = list(front(study, some.on(batches)))
     searching += time.perf_counter() - began
 
 candidates = args.generations * POPULATION

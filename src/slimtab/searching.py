@@ -103,8 +103,7 @@ class _Search:
         sampler = EvolutionSampler(some.space(), self.seed, self.settings.population)
         board = FrontBoard(self.folder / "tb", self.full, self.settings.population)
         self._evolve(study, sampler, some, trials, board)
-        whole = Candidates(self.model, batches)
-        points = list(front(study, whole))
+        points = list(front(study, some.on(batches)))
         seen = [t.values for t in study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, some.names, self.full, points, seen)
         point = self._pick(points)

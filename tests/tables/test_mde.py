@@ -163,9 +163,8 @@ def test_steps_of_powers_of_two_do_not_waste_the_budget(share):
 
 def test_widths_fall_with_the_number_of_ids():
     """The power law's one promise, where nothing was widened."""
-    config = MdeConfig.for_budget(
-        features_of(CRITEO_KAGGLE), 16, int(0.5 * 64 * sum(CRITEO_KAGGLE)), power_of_two=False
-    )
+    nbytes = int(0.5 * 64 * sum(CRITEO_KAGGLE))
+    config = MdeConfig.for_budget(features_of(CRITEO_KAGGLE), 16, nbytes, power_of_two=False)
     ordered = [width for _, width in sorted(zip(CRITEO_KAGGLE, config.widths, strict=True))]
     assert ordered == sorted(ordered, reverse=True)
     assert len(set(ordered)) > 5  # more than powers of two

@@ -7,7 +7,9 @@ the network alone.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from optuna.distributions import IntDistribution
@@ -25,6 +27,14 @@ LEVEL = "rows"
 _LEVELS = 13  # from all rows worth keeping to 1/64 of them, two to a halving
 
 
+@dataclass(frozen=True)
+class _Level:
+    """The rows that a level leaves."""
+
+    mask: Tensor  # [n] bool
+    kept: tuple[int, ...]  # of each feature
+
+
 class Candidates:
     """The candidates of a supernet.
 
@@ -36,13 +46,24 @@ class Candidates:
     def __init__(self, model: CTRModel, batches: Iterable[Batch]) -> None:
         table = model.tables.table
         assert isinstance(table, OptEmbed)
-        self.model, self.table, self.batches = model.eval(), table, list(batches)
-        self.label = torch.cat([batch.label for batch in self.batches])
+        self.model, self.table = model.eval(), table
         self.energy = table.energy()
         rich = self.energy.sum(dim=1)
         self._order = torch.argsort(rich, descending=True, stable=True)
         self._worth = int((rich > 0).sum())
         self.names = [feature.name for feature in table.features]
+        self._levels: dict[int, _Level] = {}
+        self._score_on(batches)
+
+    def on(self, batches: Iterable[Batch]) -> Candidates:
+        """Return the same candidates, scored on other rows."""
+        other = copy.copy(self)
+        other._score_on(batches)
+        return other
+
+    def _score_on(self, batches: Iterable[Batch]) -> None:
+        self.batches = list(batches)
+        self.label = torch.cat([batch.label for batch in self.batches])
         self._vectors: dict[int, list[Tensor]] = {}
 
     def space(self) -> dict[str, IntDistribution]:
@@ -56,9 +77,12 @@ class Candidates:
 
     def shape(self, genes: Genes) -> Shape:
         """Return what a candidate keeps."""
-        mask = self._mask(genes[LEVEL])
-        kept = [int(part.sum()) for part in torch.split(mask, self.table.sizes)]
-        return Shape(tuple(kept), tuple(genes[f"width_{name}"] for name in self.names), mask)
+        level = self._level(genes[LEVEL])
+        return Shape(level.kept, tuple(genes[f"width_{name}"] for name in self.names), level.mask)
+
+    def rows(self, level: int) -> int:
+        """Return how many rows a level leaves."""
+        return sum(self._level(level).kept)
 
     def nbytes(self, shape: Shape) -> int:
         """Return what a shape serves."""
@@ -66,11 +90,8 @@ class Candidates:
 
     def richest(self, level: int, floats: int) -> Genes:
         """Return the candidate with the most energy that keeps a level's rows in ``floats``."""
-        shape, _ = shape_of(self._mask(level), self.energy, self.table.sizes, floats, self.table.config)
-        return self.genes(level, shape)
-
-    def genes(self, level: int, shape: Shape) -> Genes:
-        """Return the genes of a shape."""
+        mask = self._level(level).mask
+        shape, _ = shape_of(mask, self.energy, self.table.sizes, floats, self.table.config)
         return {LEVEL: level, **{f"width_{n}": w for n, w in zip(self.names, shape.widths, strict=True)}}
 
     @torch.no_grad()
@@ -84,18 +105,20 @@ class Candidates:
         ]
         return float(roc_auc_score(self.label.numpy(), torch.cat(parts).numpy()))
 
-    def _mask(self, level: int) -> Tensor:
-        mask = torch.zeros(len(self._order), dtype=torch.bool)
-        if not self.table.config.rows_are_cut:
-            return ~mask
-        mask[self._order[: max(1, round(self._worth * 2 ** (-level / 2)))]] = True
-        return mask
+    def _level(self, level: int) -> _Level:
+        if level not in self._levels:
+            mask = torch.ones(len(self._order), dtype=torch.bool)
+            if self.table.config.rows_are_cut:
+                mask[self._order[max(1, round(self._worth * 2 ** (-level / 2))) :]] = False
+            kept = tuple(int(part.sum()) for part in torch.split(mask, self.table.sizes))
+            self._levels[level] = _Level(mask, kept)
+        return self._levels[level]
 
     @torch.no_grad()
     def _looked_up(self, level: int) -> list[Tensor]:
         """Return vectors [B, F, dim] of all batches with a level's rows alone."""
         if level not in self._vectors:
-            self.table.mask = self._mask(level)
+            self.table.mask = self._level(level).mask
             self._vectors[level] = [self.model.tables.embed(batch) for batch in self.batches]
             self.table.mask = None
         return self._vectors[level]

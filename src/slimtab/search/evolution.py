@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optuna.study import Study
 
-from slimtab.search.candidates import Candidates
+from slimtab.search.candidates import LEVEL, Candidates
 from slimtab.search.sampler import EvolutionSampler, Genes
 from slimtab.tables.shape import Shape
 
@@ -67,12 +67,12 @@ def evolve(
 def _starts(candidates: Candidates) -> list[Genes]:
     """Return the candidates that the first generation has beside random ones: rich ones of several sizes."""
     space, sizes = candidates.space(), candidates.table.sizes
-    levels = range(0, space["rows"].high + 1, 3)
+    levels = range(0, space[LEVEL].high + 1, 3)
     starts: dict[tuple[int, ...], Genes] = {}
     for level in levels:
-        rows = sum(candidates.shape(candidates.richest(level, 0)).kept)
+        rows = max(candidates.rows(level), len(sizes))
         for width in {candidates.table.dim, candidates.table.dim // 4}:
-            genes = candidates.richest(level, max(rows, len(sizes)) * width)
+            genes = candidates.richest(level, rows * width)
             starts[tuple(genes.values())] = genes
     return list(starts.values())
 
