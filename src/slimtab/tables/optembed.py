@@ -148,13 +148,14 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             energy *= (values.abs().sum(dim=1) > limit)[:, None]
         return energy
 
-    @torch.no_grad()
     def choose(self, stage: str) -> None:
         """Keep what has the most energy within the budget."""
+        self._take(self._richest())
+
+    def _richest(self) -> Shape:
         if self.offset.is_meta:
-            self.config = self._with(even_shape(self.sizes, self.dim, self.config))
-        else:
-            self.cut_to(richest_shape(self.energy(), self.sizes, self.config))
+            return even_shape(self.sizes, self.dim, self.config)
+        return richest_shape(self.energy(), self.sizes, self.config)
 
     def cut_to(self, shape: Shape) -> None:
         """Let the next stage have the rows and widths of ``shape``.
@@ -166,34 +167,35 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             raise SlimtabError(
                 f"{shape.floats} floats do not fit the {self.config.floats} of the budget; raise it"
             )
-        self.config, self.mask = self._with(shape), shape.mask
+        self._take(shape)
 
-    def _with(self, shape: Shape) -> OptEmbedConfig:
-        return dataclasses.replace(self.config, kept=shape.kept, widths=shape.widths)
+    def _take(self, shape: Shape) -> None:
+        self.config = dataclasses.replace(self.config, kept=shape.kept, widths=shape.widths)
+        self.mask = shape.mask
 
-    @torch.no_grad()
     def set_stage(self, stage: str) -> None:
         """Remove rows and columns for good."""
         if stage == "retrain":
             if not self.config.widths:
                 self.choose(stage)
-            cut = CutRows(self.sizes, self.config.kept, self.config.widths, self.dim, self._make_rows)
-            if self.mask is not None:
-                cut.assign(self.mask, self.rows.values())  # type: ignore[operator]
-            self.rows, self.mask, self.thresholds, self.counts = cut, None, None, None
+            shape = Shape(self.config.kept, self.config.widths, self.mask)
+            self.rows = self._cut(shape, self._make_rows)
+            self.mask, self.thresholds, self.counts = None, None, None
         super().set_stage(stage)
 
     def freeze(self) -> FrozenTable:
         """Return what was chosen; in the supernet, what would be chosen now, not trained on."""
         if self.stage == "retrain":
             return self.rows.freeze()  # type: ignore[operator, no-any-return]
-        values, before = self.rows.values(), (self.config, self.mask)  # type: ignore[operator]
-        self.choose("retrain")
-        cut = CutRows(self.sizes, self.config.kept, self.config.widths, self.dim, PlainRows)
-        if self.mask is not None:
-            cut.assign(self.mask, values)
-        self.config, self.mask = before
-        return cut.freeze()
+        return self._cut(self._richest(), PlainRows).freeze()
+
+    @torch.no_grad()
+    def _cut(self, shape: Shape, make_rows: RowsFactory) -> CutRows:
+        """Return what ``shape`` keeps of the table; no values where it does not say of which rows."""
+        cut = CutRows(self.sizes, shape.kept, shape.widths, self.dim, make_rows)
+        if shape.mask is not None:
+            cut.assign(shape.mask, self.rows.values())  # type: ignore[operator]
+        return cut
 
     def bytes_by_feature(self) -> list[int]:
         """Return the bytes of each feature's rows, with its share of the bitmap."""
