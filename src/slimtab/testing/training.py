@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from slimtab.batch import Batch
 from slimtab.config import OptimizerSettings
@@ -15,6 +14,7 @@ from slimtab.schema import Schema
 from slimtab.tables.base import Clock, EmbeddingTable
 from slimtab.testing.fakes import fake_batch
 from slimtab.training.optimizers import Optimizers
+from slimtab.training.stepping import collect_gradients, enter_stage, table_of
 
 
 def planted_batches(schema: Schema, count: int, size: int, seed: int, strength: float = 1.5) -> list[Batch]:
@@ -40,37 +40,25 @@ def planted_batches(schema: Schema, count: int, size: int, seed: int, strength: 
 
 def train_steps(model: CTRModel, batches: Iterator[Batch] | list[Batch], optimizers: Optimizers) -> None:
     """Take a training step for each batch, as :class:`~slimtab.training.trainer.Trainer` does."""
-    table = model.tables.table
-    assert isinstance(table, EmbeddingTable)
     batches = list(batches)
     model.train()
     for step, batch in enumerate(batches):
-        table.on_step(Clock(step, len(batches), len(batches)))
+        table_of(model).on_step(Clock(step, len(batches), len(batches)))
         optimizers.zero_grad()
         if optimizers.on_validation is not None:
-            _backward(model, table, batches[-1 - step])
+            collect_gradients(model, batches[-1 - step])
             optimizers.step_on_validation()
-        _backward(model, table, batch)
+        collect_gradients(model, batch)
         optimizers.step()
-
-
-def _backward(model: CTRModel, table: EmbeddingTable, batch: Batch) -> None:
-    loss = binary_cross_entropy_with_logits(model(batch), batch.label)
-    penalty = table.penalty()
-    torch.autograd.backward(loss if penalty is None else loss + penalty)
 
 
 def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettings) -> None:
     """Train on ``batches`` in the table's stage and each that follows; when called again, in the last."""
-    table = model.tables.table
-    assert isinstance(table, EmbeddingTable)
+    table = table_of(model)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     for stage in table.stages[table.stages.index(table.stage) :]:
         if stage != table.stage:
-            table.choose(stage)
-            if stage in table.rewinds:
-                model.load_state_dict(model.state_dict() | initial)
-            table.set_stage(stage)
+            enter_stage(model, stage, lambda: initial)
         optimizers = Optimizers(model, settings, len(batches))
         optimizers.scale_lr(*table.learning_rates())
         train_steps(model, batches, optimizers)

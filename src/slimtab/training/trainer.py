@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from slimtab.batch import Batch
 from slimtab.config import RunConfig
@@ -26,6 +25,7 @@ from slimtab.training.metrics import Metrics, predict, score
 from slimtab.training.observer import Observer, StepReport
 from slimtab.training.optimizers import Optimizers, train_bytes
 from slimtab.training.plateau import Plateau
+from slimtab.training.stepping import collect_gradients, enter_stage, table_of
 
 
 class Trainer:
@@ -75,9 +75,7 @@ class Trainer:
     @property
     def table(self) -> EmbeddingTable:
         """The model's table, not frozen."""
-        table = self.model.tables.table
-        assert isinstance(table, EmbeddingTable)
-        return table
+        return table_of(self.model)
 
     @property
     def rows_per_second(self) -> float:
@@ -151,13 +149,7 @@ class Trainer:
         return value, figures
 
     def _backward(self, batch: Batch) -> float:
-        """Collect the gradients of a batch and return its loss, without what the table adds to it."""
-        loss = binary_cross_entropy_with_logits(self.model(batch), batch.label)
-        value = loss.item()
-        self._check_finite(value)
-        penalty = self.table.penalty()
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
-        return value
+        return collect_gradients(self.model, batch, self._check_finite)
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -212,14 +204,7 @@ class Trainer:
         stages = self.table.stages
         stage = stages[stages.index(self.table.stage) + 1]
         self._load_best()
-        if self.choose is None:
-            self.table.choose(stage)
-        else:
-            self.choose(self.model, stage)
-        if stage in self.table.rewinds:
-            initial, _ = read_tensors(self._initial_path)
-            self.model.load_state_dict(self.model.state_dict() | initial)  # what was chosen stays
-        self.table.set_stage(stage)
+        enter_stage(self.model, stage, lambda: read_tensors(self._initial_path)[0], self.choose)
         self._prepare_stage()
         self._score()  # what the stage begins with may be the best it sees
         self._save()
