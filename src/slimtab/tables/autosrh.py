@@ -9,7 +9,6 @@ after that stage, and serves what nothing has recovered from.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimtab.schema import Feature
-from slimtab.tables.base import Clock, FrozenTable
-from slimtab.tables.pruning import PrunedConfig, PrunedTable, cut
+from slimtab.tables.base import Clock
+from slimtab.tables.pruning import PrunedConfig, PrunedTable
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sparse import FrozenSparse
 
 _GROUPS = 6
 _PENALTY = 1e-5  # of the sum of all gates
@@ -96,6 +94,13 @@ class AutoSrh(PrunedTable, method="autosrh"):
             return rows * F.embedding(address, self.mask)
         return rows if self.training else self.cut_off(rows, slot, self.limit)
 
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """Return all rows [n, dim] under their gates."""
+        slot = self._slots()
+        ids = torch.arange(self.rows.num_rows, device=slot.device) - self.offset[slot]
+        return self.rows.values().mul_(F.embedding(self.group(ids, slot), self._gates()))
+
     def scores(self, values: Tensor, slot: Tensor) -> Tensor:
         """Return magnitudes; ``values`` are gated."""
         return values.abs()
@@ -130,15 +135,6 @@ class AutoSrh(PrunedTable, method="autosrh"):
         super().set_stage(stage)
         self.gates.requires_grad_(stage == "search")
 
-    @torch.no_grad()
-    def freeze(self) -> FrozenTable:
-        """Fold the gates into what the mask keeps; before there is one, into what a cut would keep now."""
-        values, config, mask = self._gated(), self.config, self.mask
-        if mask is None:
-            mask = cut(values.abs(), config.nbytes)
-            config = dataclasses.replace(config, rows=int(mask.any(dim=1).sum()), elements=int(mask.sum()))
-        return FrozenSparse(values, mask, config.rows, config.elements, self.offset)
-
     def stats(self) -> dict[str, float]:
         """Return the shares of rows and elements that are kept, and how far each group's gates are open."""
         means = self.gates.detach().clamp(0, 1).mean(dim=1).tolist()
@@ -151,15 +147,6 @@ class AutoSrh(PrunedTable, method="autosrh"):
         if self._opened is None:
             self._opened = _Opened.apply(self.gates, self._pace)  # type: ignore[no-untyped-call]
         return self._opened
-
-    def _gated(self) -> Tensor:
-        """Return all rows [n, dim] under their gates."""
-        slot = self._slots()
-        ids = torch.arange(self.rows.num_rows, device=slot.device) - self.offset[slot]
-        return self.rows.values().mul_(F.embedding(self.group(ids, slot), self.gates.detach().clamp(0, 1)))
-
-    def _all_scores(self) -> Tensor:
-        return self._gated().abs_()
 
 
 class _Opened(torch.autograd.Function):

@@ -130,6 +130,10 @@ class PrunedTable(EmbeddingTable):
         # Score of the last element that a cut keeps; made anew for each evaluation.
         self.register_buffer("limit", torch.tensor(-torch.inf), persistent=False)
 
+    def values(self) -> Tensor:
+        """Return a copy of all rows [n, dim] as the network sees them where nothing is cut."""
+        return self.rows.values()
+
     def scores(self, values: Tensor, slot: Tensor) -> Tensor:
         """Return in which order elements are kept [N, dim], for rows ``values`` [N, dim] of features."""
         raise NotImplementedError
@@ -201,7 +205,7 @@ class PrunedTable(EmbeddingTable):
     @torch.no_grad()
     def freeze(self) -> FrozenTable:
         """Return what the mask keeps; before there is one, what a cut would keep now."""
-        values, config, mask = self.rows.values(), self.config, self.mask
+        values, config, mask = self.values(), self.config, self.mask
         if mask is None:
             scores = self.scores(values, self._slots())
             mask = cut(scores, config.nbytes)
@@ -224,7 +228,7 @@ class PrunedTable(EmbeddingTable):
 
     @torch.no_grad()
     def _all_scores(self) -> Tensor:
-        return self.scores(self.rows.values(), self._slots())
+        return self.scores(self.values(), self._slots())
 
     def _any_mask(self) -> Tensor:
         """Return a mask with as many rows and elements as the config says, for another to be loaded over."""

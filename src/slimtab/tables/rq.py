@@ -96,9 +96,8 @@ class FrozenRQ(FrozenTable):
         """Pack ``codes`` [ids, levels] int64."""
         super().__init__()
         self.bits = sum(config.levels)
-        self.in_bytes = all(
-            bits == 8 for bits in config.levels[:-1]
-        )  # a code in each byte, as budgets make it
+        # A code in each byte, as budgets make it.
+        self.in_bytes = all(bits == 8 for bits in config.levels[:-1])
         shifts = list(accumulate(config.levels, initial=0))[:-1]
         self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
         self.register_buffer("shift", torch.tensor(shifts), persistent=False)
