@@ -11,6 +11,7 @@ from typing import Any, Literal
 from slimtab.config import RunConfig
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 from slimtab.models.base import CTRModel
 from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
@@ -182,8 +183,8 @@ class _Search:
         for path in (newest, *(checkpoints / name for name in _SUPERNET)):
             kept = self.folder / ("supernet.safetensors" if path == newest else path.name)
             if not kept.exists():
-                shutil.copyfile(path, kept.with_suffix(".tmp"))
-                kept.with_suffix(".tmp").replace(kept)
+                with written(kept) as beside:
+                    shutil.copyfile(path, beside)
 
 
 def _take_over(source: Path, run: Path) -> None:

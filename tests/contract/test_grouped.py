@@ -11,7 +11,8 @@ from slimtab.collection import TableCollection
 from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.grouped import GroupedConfig, size_table
+from slimtab.tables.grouped import size_table
+from slimtab.tables.groups import GroupedConfig
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 from slimtab.testing.contract import SIZES, TableContract
 

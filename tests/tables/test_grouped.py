@@ -20,7 +20,8 @@ from slimtab.serving.freeze import load_frozen
 from slimtab.tables import base
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig, get_method, in_last_stage
 from slimtab.tables.full import Full
-from slimtab.tables.grouped import Grouped, divide, read_config, size_table
+from slimtab.tables.grouped import Grouped, read_config, size_table
+from slimtab.tables.groups import divide
 from slimtab.tables.hash import Hash
 from slimtab.tables.rows import PlainRows
 from slimtab.testing import fake_schema

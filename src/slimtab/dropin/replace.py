@@ -16,7 +16,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.base import EmbeddingTable, get_method
-from slimtab.tables.grouped import divide, served_bytes
+from slimtab.tables.groups import divide, served_bytes
 from slimtab.tables.rows import PlainRows
 
 

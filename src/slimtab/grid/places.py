@@ -15,7 +15,7 @@ from slimtab.reporting.pivot import share_text
 from slimtab.schema import Schema
 from slimtab.sizes import Budget
 from slimtab.tables.base import TableConfig, get_method
-from slimtab.tables.grouped import GroupedConfig
+from slimtab.tables.groups import GroupedConfig
 
 OWN_SIZE = "own size"  # the column of methods whose size no budget changes
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,142 +17,15 @@ from torch.nn import functional as F
 from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.sizes import format_bytes
 from slimtab.tables.base import (
     Clock,
     EmbeddingTable,
     FrozenTable,
     TableConfig,
     get_method,
-    in_last_stage,
 )
-from slimtab.tables.rows import PlainRows, RowsFactory
-
-
-@dataclass(frozen=True)
-class Group:
-    """One group.
-
-    Attributes:
-        slots: which features of the whole, ascending.
-        method: registered name.
-        config: its settings for those features.
-    """
-
-    slots: tuple[int, ...]
-    method: str
-    config: TableConfig
-
-
-@dataclass(frozen=True)
-class GroupedConfig(TableConfig):
-    """Settings of :class:`Grouped`: those of its groups.
-
-    Attributes:
-        groups: by rule; each feature is in one of them.
-    """
-
-    by_budget = ("groups",)
-
-    groups: tuple[Group, ...] = ()
-
-    @classmethod
-    def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
-        """Return the sum of what the groups need at least; ``rules`` is a list of :class:`Rule`."""
-        return sum(
-            get_method(rule.method).Config.smallest_bytes(
-                [features[slot] for slot in slots], dim, **rule.options
-            )
-            for rule, slots in _split(options["rules"], features)
-        )
-
-    @classmethod
-    def for_budget(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> GroupedConfig:
-        """Return the largest setting within ``nbytes``: see :meth:`TableConfig.for_budget`.
-
-        Groups of ``full`` take what they need. The rest is divided by the bytes of the full tables, no group
-        getting less than its smallest size; what a group of a fixed size leaves goes to the others.
-
-        Args:
-            features: the features of all groups.
-            dim: output width.
-            nbytes: limit on serving bytes.
-            options: ``rules``, a list of :class:`Rule` whose last one takes every feature.
-        """
-        for rule, _ in _split(options["rules"], features):
-            get_method(rule.method).Config.check_options(rule.options)
-        smallest = cls.smallest_bytes(features, dim, **options)
-        if smallest > nbytes:
-            raise SlimtabError(
-                f"these rules cannot fit {format_bytes(nbytes)} ({nbytes} bytes): their smallest size here "
-                f"is {format_bytes(smallest)} ({smallest} bytes); raise the budget or change the rules"
-            )
-        return cls._largest(features, dim, nbytes, **options)
-
-    @classmethod
-    def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> GroupedConfig:
-        parts = _split(options["rules"], features)
-        served = [[features[slot] for slot in slots] for _, slots in parts]
-        full = [4 * dim * sum(feature.num_ids for feature in group) for group in served]
-        least = [
-            get_method(rule.method).Config.smallest_bytes(group, dim, **rule.options)
-            for (rule, _), group in zip(parts, served, strict=True)
-        ]
-        settled = {number: full[number] for number, (rule, _) in enumerate(parts) if rule.method == "full"}
-        while True:
-            given = divide(nbytes, full, least, settled)
-            configs = [
-                get_method(rule.method).Config.for_budget(group, dim, size, **rule.options)
-                for (rule, _), group, size in zip(parts, served, given, strict=True)
-            ]
-            used = [
-                served_bytes(get_method(rule.method), config, group, dim)
-                for (rule, _), config, group in zip(parts, configs, served, strict=True)
-            ]
-            sated = {
-                number: used[number]
-                for number in range(len(parts))
-                if number not in settled and used[number] < 0.95 * given[number]
-            }
-            if not sated or len(settled) + len(sated) == len(parts):
-                break
-            settled |= sated
-        groups = [
-            Group(tuple(slots), rule.method, config)
-            for (rule, slots), config in zip(parts, configs, strict=True)
-        ]
-        return cls(groups=tuple(groups))
-
-
-def _split(rules: Sequence[Rule], features: Sequence[Feature]) -> list[tuple[Rule, list[int]]]:
-    """Return the rules that serve any feature, each with its slots; the first that fits a feature wins."""
-    slots: list[list[int]] = [[] for _ in rules]
-    for slot, feature in enumerate(features):
-        slots[next(n for n, rule in enumerate(rules) if feature.num_ids >= rule.min_ids)].append(slot)
-    return [(rule, mine) for rule, mine in zip(rules, slots, strict=True) if mine]
-
-
-def divide(nbytes: int, full: Sequence[int], least: Sequence[int], settled: Mapping[int, int]) -> list[int]:
-    """Divide ``nbytes`` by ``full``: settled groups get their size, the others ``least`` or more."""
-    given = {**settled}
-    open_ = [number for number in range(len(full)) if number not in given]
-    while open_:
-        left, weight = nbytes - sum(given.values()), sum(full[number] for number in open_)
-        low = [number for number in open_ if left * full[number] // weight < least[number]]
-        if not low:
-            given |= {number: left * full[number] // weight for number in open_}
-            break
-        given |= {number: least[number] for number in low}
-        open_ = [number for number in open_ if number not in low]
-    return [given[number] for number in range(len(full))]
-
-
-def served_bytes(
-    table: type[EmbeddingTable], config: TableConfig, features: Sequence[Feature], dim: int
-) -> int:
-    """Return the bytes that a table will serve when it is trained; nothing is allocated."""
-    with torch.device("meta"):
-        return in_last_stage(table(config, features, dim, PlainRows, 0.0)).serve_bytes()
+from slimtab.tables.groups import Group, GroupedConfig, split_features
+from slimtab.tables.rows import RowsFactory
 
 
 class Grouped(EmbeddingTable):
@@ -403,7 +276,7 @@ def size_table(
         SlimtabError: when a method or option is unknown, or the budget cannot be reached.
     """
     all_rules = [*rules, Rule(method, 0, dict(options or {}))]
-    parts = _split(all_rules, features)
+    parts = split_features(all_rules, features)
     kind: type[EmbeddingTable]
     config: TableConfig
     if len(parts) == 1:

@@ -7,9 +7,7 @@ position, early stopping, learning rates) is JSON in its header.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slimtab.errors import SlimtabError
+from slimtab.files import written
 
 _KEPT = 2  # the newest, and one more in case the newest is damaged from outside
 
@@ -28,21 +27,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         SlimtabError: when the disk is full or not writable; what was at ``path`` stays.
     """
-    beside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            beside,
-            metadata={"slimtab": json.dumps(metadata)},
-        )
-        beside.chmod(0o644)  # safetensors makes it readable by its owner alone
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with written(path) as beside:
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+                beside,
+                metadata={"slimtab": json.dumps(metadata)},
+            )
+            beside.chmod(0o644)  # safetensors makes it readable by its owner alone
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            beside.unlink()
         raise SlimtabError(
             f"cannot write {path} ({error}); free some space or choose another folder"
         ) from error
