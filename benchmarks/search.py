@@ -23,7 +23,7 @@ from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.models.base import build_model
 from slimtab.schema import Schema
-from slimtab.search.candidates import Candidates
+from slimtab.search.candidates import Candidates, sample
 from slimtab.search.evolution import evolve, front
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.training.metrics import evaluate
@@ -46,8 +46,7 @@ with tempfile.TemporaryDirectory() as folder:
     study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
     began = time.perf_counter()
     batches = list(Loader(args.data, "valid", 1024, shuffle=False))
-    rows = schema.rows["valid"]
-    some = Candidates(model, batches[:: max(1, rows // max(4096, rows // 4))])
+    some = Candidates(model, sample(batches))
     sampler = EvolutionSampler(some.space(), population=POPULATION)
     searching += time.perf_counter() - began
     for generation in range(1, args.generations + 1):
@@ -59,7 +58,7 @@ with tempfile.TemporaryDirectory() as folder:
         evolve(study, sampler, some, generation * POPULATION)
         searching += time.perf_counter() - began
     began = time.perf_counter()
-    points = list(front(study, some.on(batches)))
+    points = list(front(study, sampler, some.on(batches)))
     searching += time.perf_counter() - began
 
 candidates = args.generations * POPULATION

@@ -16,7 +16,7 @@ from slimtab.models.base import CTRModel
 from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
-from slimtab.search.candidates import Candidates
+from slimtab.search.candidates import Candidates, sample
 from slimtab.search.evolution import Point, evolve, front
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget, format_bytes
@@ -34,7 +34,7 @@ class SearchSettings:
     Attributes:
         generations: of the evolution.
         population: candidates in each.
-        rows: validation rows that candidates are scored on, about; None takes a quarter, 4096 at least.
+        rows: validation rows that candidates are scored on, about; None takes a sixth, 2048 at least.
         objective: ``front`` for AUC against bytes, ``auc`` for the best AUC within the budget.
         tolerance: without a budget the smallest table is taken that loses no more AUC than this against the
             best one on all validation rows, in the supernet.
@@ -68,7 +68,7 @@ def search_run(config: RunConfig, settings: SearchSettings) -> dict[str, Any]:
         raise SlimtabError("objective auc needs a budget; add --budget 10%")
     folder = Path(config.run)
     if settings.source is not None:
-        _take_over(Path(settings.source), folder)
+        take_over(Path(settings.source), folder)
 
     def choose(model: CTRModel, stage: str) -> None:
         table = model.tables.table
@@ -99,12 +99,12 @@ class _Search:
         """Search, write the front, and tell the table what to keep."""
         self._keep_supernet()
         batches = list(Loader(self.data, "valid", _BATCH, shuffle=False))
-        some = Candidates(self.model, batches[:: self._stride()])
+        some = Candidates(self.model, sample(batches, self.settings.rows))
         study, trials = self._study(), self.settings.generations * self.settings.population
         sampler = EvolutionSampler(some.space(), self.seed, self.settings.population)
         board = FrontBoard(self.folder / "tb", self.full, self.settings.population)
         self._evolve(study, sampler, some, trials, board)
-        points = list(front(study, some.on(batches)))
+        points = list(front(study, sampler, some.on(batches)))
         seen = [t.values for t in study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, some.names, self.full, points, seen)
         point = self._pick(points)
@@ -115,11 +115,6 @@ class _Search:
         assert isinstance(self.table.config, OptEmbedConfig)
         self.table.config = replace(self.table.config, floats=point.shape.floats)
         self.table.cut_to(point.shape)
-
-    def _stride(self) -> int:
-        """Return how many batches lie between two that candidates are scored on."""
-        rows = self.schema.rows["valid"]
-        return max(1, rows // (self.settings.rows or max(4096, rows // 4)))
 
     def _evolve(
         self, study: Any, sampler: EvolutionSampler, candidates: Candidates, trials: int, board: FrontBoard
@@ -187,8 +182,12 @@ class _Search:
                     shutil.copyfile(path, beside)
 
 
-def _take_over(source: Path, run: Path) -> None:
-    """Put another run's supernet and study into a new run folder."""
+def take_over(source: Path, run: Path) -> None:
+    """Put another search's supernet and study into a new run folder, which then goes on from them.
+
+    Raises:
+        SlimtabError: when ``source`` holds none.
+    """
     kept, checkpoints = source / "search", run / "checkpoints"
     if not (kept / "supernet.safetensors").exists():
         raise SlimtabError(f"{source} holds no finished supernet; name the folder of a `slimtab search`")

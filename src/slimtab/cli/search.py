@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generations", type=int, default=30, help="of the evolution (default 30)")
     parser.add_argument("--population", type=int, default=20, help="candidates in each (default 20)")
     parser.add_argument(
-        "--rows", type=int, help="validation rows candidates are scored on (default: a quarter of them)"
+        "--rows", type=int, help="validation rows candidates are scored on (default: a sixth of them)"
     )
     parser.add_argument(
         "--objective",

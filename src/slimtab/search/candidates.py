@@ -8,9 +8,10 @@ the network alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import sklearn
 import torch
 from optuna.distributions import IntDistribution
 from sklearn.metrics import roc_auc_score
@@ -24,7 +25,19 @@ from slimtab.tables.optembed import OptEmbed
 from slimtab.tables.shape import Shape, shape_of
 
 LEVEL = "rows"
+_ROWS = 4096  # that go through the network at a time
 _LEVELS = 13  # from all rows worth keeping to 1/64 of them, two to a halving
+
+
+def sample(batches: Sequence[Batch], rows: int | None = None) -> Sequence[Batch]:
+    """Return every so manieth batch: those that candidates are scored on before the finalists see all.
+
+    Args:
+        batches: validation rows.
+        rows: that the sample has, about; None takes a sixth, 2048 at least.
+    """
+    held = sum(len(batch.label) for batch in batches)
+    return batches[:: -(-held // (rows or max(2048, held // 6)))]
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,9 @@ class Candidates:
 
     def _score_on(self, batches: Iterable[Batch]) -> None:
         self.batches = list(batches)
-        self.label = torch.cat([batch.label for batch in self.batches])
-        self._vectors: dict[int, list[Tensor]] = {}
+        self.label = torch.cat([batch.label for batch in self.batches]).numpy()
+        self._dense = torch.split(torch.cat([batch.dense for batch in self.batches]), _ROWS)
+        self._vectors: dict[int, tuple[Tensor, ...]] = {}
 
     def space(self) -> dict[str, IntDistribution]:
         """Return the genes: the level, then the widths in the order of the features."""
@@ -100,10 +114,11 @@ class Candidates:
         widths = torch.tensor([genes[f"width_{name}"] for name in self.names])
         columns = torch.arange(self.table.dim) < widths[:, None]
         parts = [
-            self.model.interact(batch.dense, vectors * columns)
-            for batch, vectors in zip(self.batches, self._looked_up(genes[LEVEL]), strict=True)
+            self.model.interact(dense, vectors * columns)
+            for dense, vectors in zip(self._dense, self._looked_up(genes[LEVEL]), strict=True)
         ]
-        return float(roc_auc_score(self.label.numpy(), torch.cat(parts).numpy()))
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            return float(roc_auc_score(self.label, torch.cat(parts).numpy()))
 
     def _level(self, level: int) -> _Level:
         if level not in self._levels:
@@ -115,10 +130,11 @@ class Candidates:
         return self._levels[level]
 
     @torch.no_grad()
-    def _looked_up(self, level: int) -> list[Tensor]:
-        """Return vectors [B, F, dim] of all batches with a level's rows alone."""
+    def _looked_up(self, level: int) -> tuple[Tensor, ...]:
+        """Return vectors [rows, F, dim] of all batches with a level's rows alone."""
         if level not in self._vectors:
             self.table.mask = self._level(level).mask
-            self._vectors[level] = [self.model.tables.embed(batch) for batch in self.batches]
+            vectors = torch.cat([self.model.tables.embed(batch) for batch in self.batches])
+            self._vectors[level] = torch.split(vectors, _ROWS)
             self.table.mask = None
         return self._vectors[level]

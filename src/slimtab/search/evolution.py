@@ -77,15 +77,18 @@ def _starts(candidates: Candidates) -> list[Genes]:
     return list(starts.values())
 
 
-def front(study: Study, candidates: Candidates) -> Iterator[Point]:
-    """Yield the candidates that none beats in both AUC and bytes, scored anew, from small to large.
+def front(study: Study, sampler: EvolutionSampler, candidates: Candidates) -> Iterator[Point]:
+    """Yield the finalists that none beats in both AUC and bytes, from small to large.
+
+    Finalists are the elite of the search; they are scored anew, because few rows flatter whom they chose.
 
     Args:
         study: a finished search.
+        sampler: knows the elite.
         candidates: scores on all validation rows.
     """
     points = []
-    for trial in study.best_trials:
+    for trial in sampler.elite(study):
         genes = dict(trial.params)
         shape = candidates.shape(genes)
         points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))

@@ -64,6 +64,12 @@ class EvolutionSampler(NSGAIISampler):  # type: ignore[misc]
         generation = self.get_trial_generation(study, trial)
         return self._child(study, self.get_parent_population(study, generation), trial.number)
 
+    def elite(self, study: Study) -> list[FrozenTrial]:
+        """Return the best of all generations, as many as one holds."""
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        last = max((trial.system_attrs.get(self._get_generation_key(), 0) for trial in done), default=0)
+        return self.select_parent(study, last + 1)  # type: ignore[no-any-return]
+
     def propose(self, study: Study) -> tuple[Genes, int]:
         """Return genes to score next, and the generation they belong to."""
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
