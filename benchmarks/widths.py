@@ -23,8 +23,9 @@ from slimtab.data.loader import Loader
 from slimtab.models.base import CTRModel
 from slimtab.run import train_run
 from slimtab.search.candidates import LEVEL, Candidates, sample
+from slimtab.search.folder import take_supernet
 from slimtab.search.sampler import Genes
-from slimtab.searching import SearchSettings, search_run, take_over
+from slimtab.searching import SearchSettings, search_run
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", type=Path)
@@ -89,7 +90,8 @@ for seed in args.seeds:
     found = {"search": searched}
     for name in ("random", "uniform"):
         run = config(name, seed)
-        take_over(args.out / f"search-s{seed}", Path(run.run))
+        if not (Path(run.run) / "config.yaml").exists():
+            take_supernet(args.out / f"search-s{seed}", Path(run.run))
         found[name] = train_run(run, choose=chooser(name, searched["serve_bytes"], seed))
     rows.append({name: metrics["test"]["auc"] - full["test"]["auc"] for name, metrics in found.items()})
     print(f"seed {seed}: full {full['test']['auc']:.4f}", end="")

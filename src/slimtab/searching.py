@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import json
 import sys
-from dataclasses import dataclass, replace
+import tempfile
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from slimtab.config import RunConfig
+from slimtab.config import RunConfig, load_config
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
-from slimtab.files import written
 from slimtab.models.base import CTRModel
 from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.search.candidates import Candidates, sample
 from slimtab.search.evolution import Point, evolve, front
+from slimtab.search.folder import keep_supernet, open_study, take_study, take_supernet
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.optembed import OptEmbed, OptEmbedConfig
-from slimtab.training.checkpoint import latest_checkpoint
 
 _BATCH = 1024  # rows looked up at a time
-_SUPERNET = ("initial.safetensors", "best-supernet.safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,94 +67,131 @@ def search_run(config: RunConfig, settings: SearchSettings) -> dict[str, Any]:
     if settings.objective == "auc" and config.table.budget is None:
         raise SlimtabError("objective auc needs a budget; add --budget 10%")
     folder = Path(config.run)
-    if settings.source is not None:
-        take_over(Path(settings.source), folder)
+    if settings.source is not None and not (folder / "config.yaml").exists():
+        source = Path(settings.source)
+        _check_source(config, source)
+        take_supernet(source, folder)
+        take_study(source, folder)
 
     def choose(model: CTRModel, stage: str) -> None:
-        table = model.tables.table
-        if isinstance(table, OptEmbed):
-            _Search(config, settings, model, table, folder).run()
+        if isinstance(model.tables.table, OptEmbed):
+            keep_supernet(folder)
+            _Search(config, settings, model, folder).run()
         else:
-            table.choose(stage)  # type: ignore[operator]
+            model.tables.table.choose(stage)  # type: ignore[operator]
 
     return train_run(config, choose=choose)
+
+
+def join_search(config: RunConfig, settings: SearchSettings, worker: int) -> int:
+    """Help another process with its search: score candidates until its study is full.
+
+    Args:
+        config: of the run whose search has begun.
+        settings: of the search.
+        worker: number of this process, 1 or more, another for each.
+
+    Returns:
+        How many candidates the study holds.
+
+    Raises:
+        SlimtabError: when the run's supernet is not trained yet.
+    """
+    folder = Path(config.run)
+    scored = 0
+
+    def choose(model: CTRModel, stage: str) -> None:
+        nonlocal scored
+        scored = _Search(config, settings, model, folder, worker).evolve()
+        raise _SearchIsOver
+
+    with tempfile.TemporaryDirectory() as place, contextlib.suppress(_SearchIsOver):
+        take_supernet(folder, Path(place))
+        train_run(replace(config, run=place), choose=choose)
+    return scored
+
+
+class _SearchIsOver(Exception):  # noqa: N818
+    """What comes next is not a helper's business."""
+
+
+def _check_source(config: RunConfig, source: Path) -> None:
+    """Raise when a run cannot go on from the supernet in ``source``."""
+    if not (source / "config.yaml").exists():
+        raise SlimtabError(f"{source} is no run folder; name the folder of a `slimtab search`")
+    theirs = load_config(source / "config.yaml", {})
+    for part in ("model", "table"):
+        old, new = asdict(getattr(theirs, part)), asdict(getattr(config, part))
+        for key in old.keys() - {"budget"}:
+            if old[key] != new[key]:
+                raise SlimtabError(
+                    f"the supernet in {source} has {part}.{key}={old[key]}, not {new[key]}; "
+                    "take its settings, or leave --from out"
+                )
+    schema = Schema.load(Path(config.data) / "schema.json")
+    if json.loads((source / "dataset.json").read_text(encoding="utf-8")) != schema.to_dict():
+        raise SlimtabError(f"the supernet in {source} was trained on other data than {config.data}")
 
 
 class _Search:
     """One search, between a supernet and its retraining."""
 
     def __init__(
-        self, config: RunConfig, settings: SearchSettings, model: CTRModel, table: OptEmbed, run: Path
+        self, config: RunConfig, settings: SearchSettings, model: CTRModel, run: Path, worker: int = 0
     ) -> None:
-        self.settings, self.model, self.table, self.run_folder = settings, model, table, run
-        self.data, self.seed = Path(config.data), config.seed
-        self.schema = Schema.load(self.data / "schema.json")
-        self.full = self.schema.full_bytes(config.table.dim)
+        table = model.tables.table
+        assert isinstance(table, OptEmbed)
+        self.settings, self.table, self.folder = settings, table, run / "search"
+        data = Path(config.data)
+        schema = Schema.load(data / "schema.json")
+        self.full = schema.full_bytes(config.table.dim)
         budget = config.table.budget
         self.budget = None if budget is None else Budget.parse(budget).resolve(self.full)
-        self.folder = run / "search"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.batches = list(Loader(data, "valid", _BATCH, shuffle=False))
+        self.candidates = Candidates(model, sample(self.batches, settings.rows))
+        belongs = {"data": schema.fingerprint(), "dim": table.dim, "method": table.method}
+        front = settings.objective == "front"
+        self.study = open_study(
+            run,
+            ["maximize", "minimize"] if front else ["maximize"],
+            belongs if front else {**belongs, "budget": self.budget},
+        )
+        self.sampler = EvolutionSampler(
+            self.candidates.space(), config.seed, settings.population, worker=worker
+        )
+        self.board = FrontBoard(self.folder / "tb" / f"worker-{worker}", self.full, settings.population)
 
     def run(self) -> None:
         """Search, write the front, and tell the table what to keep."""
-        self._keep_supernet()
-        batches = list(Loader(self.data, "valid", _BATCH, shuffle=False))
-        some = Candidates(self.model, sample(batches, self.settings.rows))
-        study, trials = self._study(), self.settings.generations * self.settings.population
-        sampler = EvolutionSampler(some.space(), self.seed, self.settings.population)
-        board = FrontBoard(self.folder / "tb", self.full, self.settings.population)
-        self._evolve(study, sampler, some, trials, board)
-        points = list(front(study, sampler, some.on(batches)))
-        seen = [t.values for t in study.get_trials(deepcopy=False) if len(t.values) == 2]
-        write_front(self.folder, some.names, self.full, points, seen)
+        self.evolve()
+        names = self.candidates.names
+        points = list(front(self.study, self.sampler, self.candidates.on(self.batches)))
+        seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
+        write_front(self.folder, names, self.full, points, seen)
         point = self._pick(points)
-        board.chosen(some.names, self.table.sizes, point)
-        for name, kept in zip(some.names, point.shape.kept, strict=True):
+        self.board.chosen(names, self.table.sizes, point)
+        for name, kept in zip(names, point.shape.kept, strict=True):
             if not kept:
                 print(f"feature '{name}' keeps no row: it is served as zeros", file=sys.stderr)
         assert isinstance(self.table.config, OptEmbedConfig)
         self.table.config = replace(self.table.config, floats=point.shape.floats)
         self.table.cut_to(point.shape)
 
-    def _evolve(
-        self, study: Any, sampler: EvolutionSampler, candidates: Candidates, trials: int, board: FrontBoard
-    ) -> None:
+    def evolve(self) -> int:
+        """Score candidates until the study is full, and return how many it holds."""
         from tqdm import tqdm
 
-        done = len(study.get_trials(deepcopy=False))
+        trials = self.settings.generations * self.settings.population
+        done = len(self.study.get_trials(deepcopy=False))
         with tqdm(total=trials, initial=done, unit="candidate", disable=not sys.stderr.isatty()) as bar:
 
             def told(number: int, auc: float, nbytes: int) -> None:
-                board.told(number, auc, nbytes)
+                self.board.told(number, auc, nbytes)
                 bar.set_postfix_str(f"AUC {auc:.4f} at {100 * nbytes / self.full:.1f} %")
-                bar.update()
+                bar.update(number + 1 - bar.n)
 
-            evolve(study, sampler, candidates, trials, self.budget, told)
-
-    def _study(self) -> Any:
-        """Open the study in the folder, or make one."""
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(self.folder / "study.journal"))),
-            study_name="widths",
-            load_if_exists=True,
-            directions=["maximize", "minimize"] if self.settings.objective == "front" else ["maximize"],
-        )
-        belongs = {"data": self.schema.fingerprint(), "dim": self.table.dim, "method": self.table.method}
-        if not study.user_attrs:
-            for key, value in belongs.items():
-                study.set_user_attr(key, value)
-        for key, value in belongs.items():
-            if study.user_attrs.get(key) != value:
-                raise SlimtabError(
-                    f"{self.folder / 'study.journal'} belongs to another search ({key} is "
-                    f"{study.user_attrs.get(key)}, not {value}); choose another --run"
-                )
-        return study
+            evolve(self.study, self.sampler, self.candidates, trials, self.budget, told)
+        return len(self.study.get_trials(deepcopy=False))
 
     def _pick(self, points: list[Point]) -> Point:
         """Return the best point within the budget, or the smallest that loses next to nothing."""
@@ -169,34 +206,3 @@ class _Search:
                 f"has {least} bytes: raise the budget, or search for more --generations"
             )
         return max(fitting, key=lambda point: point.auc)
-
-    def _keep_supernet(self) -> None:
-        """Copy what another run needs to begin at this search."""
-        checkpoints = self.run_folder / "checkpoints"
-        newest = latest_checkpoint(checkpoints)
-        assert newest is not None
-        for path in (newest, *(checkpoints / name for name in _SUPERNET)):
-            kept = self.folder / ("supernet.safetensors" if path == newest else path.name)
-            if not kept.exists():
-                with written(kept) as beside:
-                    shutil.copyfile(path, beside)
-
-
-def take_over(source: Path, run: Path) -> None:
-    """Put another search's supernet and study into a new run folder, which then goes on from them.
-
-    Raises:
-        SlimtabError: when ``source`` holds none.
-    """
-    kept, checkpoints = source / "search", run / "checkpoints"
-    if not (kept / "supernet.safetensors").exists():
-        raise SlimtabError(f"{source} holds no finished supernet; name the folder of a `slimtab search`")
-    if (run / "config.yaml").exists():
-        return
-    for folder in (run / "search", checkpoints):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_SUPERNET, "supernet.safetensors", "study.journal"):
-        shutil.copyfile(kept / name, run / "search" / name)
-    for name in _SUPERNET:
-        shutil.copyfile(kept / name, checkpoints / name)
-    shutil.copyfile(kept / "supernet.safetensors", checkpoints / "step-0000000000.safetensors")

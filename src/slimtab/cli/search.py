@@ -32,18 +32,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="source", metavar="RUN", help="take over this run's supernet and study: only retrain"
     )
+    parser.add_argument(
+        "--worker",
+        type=int,
+        metavar="N",
+        help="help the search that another process has begun in --run: score candidates, and no more",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Search and return the run's metrics."""
     from slimtab.errors import SlimtabError
-    from slimtab.searching import SearchSettings, search_run
+    from slimtab.searching import SearchSettings, join_search, search_run
 
     if min(args.generations, args.population - 1, args.rows or 1) < 1:
         raise SlimtabError("a search needs a generation, a population of two, and a row to score them on")
     settings = SearchSettings(
         args.generations, args.population, args.rows, args.objective, source=args.source
     )
+    if args.worker is not None:
+        if args.worker < 1:
+            raise SlimtabError("--worker takes a number from 1 on, another for each process")
+        scored = join_search(train.config_of(args), settings, args.worker)
+        if not args.json:
+            print(f"{args.run}: the search is over, {scored} candidates were scored")
+        return {"run": args.run, "candidates": scored}
     metrics = search_run(train.config_of(args), settings)
     if not args.json:
         print(table([metrics]))

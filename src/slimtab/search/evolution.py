@@ -50,11 +50,13 @@ def evolve(
         limit: bytes that a study of one direction allows.
         told: of each trial's number, AUC and bytes.
     """
-    first = _starts(candidates)
+    known = [trial.params for trial in study.get_trials(deepcopy=False)]
+    # The first process begins with what is likely to be good, and all go on from there.
+    first = [genes for genes in _starts(candidates) if genes not in known] if sampler.worker == 0 else []
     while (number := len(study.get_trials(deepcopy=False))) < trials:
         genes, generation = sampler.propose(study)
-        if number < len(first):
-            genes = first[number]
+        if first:
+            genes = first.pop(0)
         nbytes = candidates.nbytes(candidates.shape(genes))
         if len(study.directions) == 1 and limit is not None and nbytes > limit:
             sampler.add(study, genes, generation, [-nbytes / limit])

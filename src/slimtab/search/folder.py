@@ -1,0 +1,87 @@
+"""What a search keeps on disk, in a run folder: the supernet it began from, and its study."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimtab.errors import SlimtabError
+from slimtab.files import written
+from slimtab.training.checkpoint import latest_checkpoint
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+STUDY = "study.journal"
+_SUPERNET = "supernet.safetensors"
+_WEIGHTS = ("initial.safetensors", "best-supernet.safetensors")
+
+
+def keep_supernet(run: Path) -> None:
+    """Copy what other runs and processes need to begin at a run's search."""
+    kept, checkpoints = run / "search", run / "checkpoints"
+    kept.mkdir(parents=True, exist_ok=True)
+    newest = latest_checkpoint(checkpoints)
+    assert newest is not None
+    for path in (*(checkpoints / name for name in _WEIGHTS), newest):
+        copy = kept / (_SUPERNET if path == newest else path.name)
+        if not copy.exists():
+            with written(copy) as beside:
+                shutil.copyfile(path, beside)
+
+
+def take_supernet(source: Path, run: Path) -> None:
+    """Put another search's supernet into a new run folder, which then goes on from it.
+
+    Raises:
+        SlimtabError: when ``source`` holds none.
+    """
+    kept, checkpoints = source / "search", run / "checkpoints"
+    if not (kept / _SUPERNET).exists():
+        raise SlimtabError(f"{source} holds no finished supernet; name the folder of a `slimtab search`")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in _WEIGHTS:
+        shutil.copyfile(kept / name, checkpoints / name)
+    shutil.copyfile(kept / _SUPERNET, checkpoints / "step-0000000000.safetensors")
+
+
+def take_study(source: Path, run: Path) -> None:
+    """Put another search's study into a new run folder, which then need not search."""
+    (run / "search").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "search" / STUDY, run / "search" / STUDY)
+
+
+def open_study(run: Path, directions: list[str], belongs: Mapping[str, object]) -> Study:
+    """Open a run's study, or make one.
+
+    Args:
+        run: run folder.
+        directions: ``maximize`` or ``minimize``, of each value.
+        belongs: what the study is of, in plain values; it must not differ from what it was made with.
+
+    Raises:
+        SlimtabError: when the study is another search's.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = run / "search" / STUDY
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(path))),
+        study_name="widths",
+        load_if_exists=True,
+        directions=directions,
+    )
+    for key, value in {**belongs, "directions": directions}.items():
+        known = study.user_attrs.get(key)
+        if known is None:
+            study.set_user_attr(key, value)
+        elif known != value:
+            raise SlimtabError(
+                f"{path} belongs to another search ({key} is {known}, not {value}); choose another --run"
+            )
+    return study
