@@ -2,8 +2,8 @@
 
     python benchmarks/search.py DATA [--generations 30]
 
-DATA is a prepared dataset folder. The supernet is not trained: that changes no time. Between any two
-generations the validation rows are scored three times as training scores them. Prints a JSON object.
+DATA is a prepared dataset folder. The supernet is not trained: that changes no time. After every
+five generations the validation rows are scored ten times as training scores them. Prints a JSON object.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.models.base import build_model
 from slimtab.schema import Schema
-from slimtab.search.candidates import Candidates, sample
+from slimtab.search.candidates import Candidates, split
 from slimtab.search.evolution import evolve, front
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.training.metrics import evaluate
@@ -32,7 +32,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("data", type=Path)
 parser.add_argument("--generations", type=int, default=30)
 args = parser.parse_args()
-POPULATION = 20
+POPULATION, EVERY = 20, 5
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 torch.manual_seed(0)
@@ -40,25 +40,27 @@ schema = Schema.load(args.data / "schema.json")
 tables = TableCollection.build(schema.features, 16, "optembed", counts=load_counts(args.data, schema))
 model = build_model("deepfm", tables, len(schema.numerics), {})
 passes, searching = [], 0.0
+limit = schema.full_bytes(16) // 10
 
 with tempfile.TemporaryDirectory() as folder:
     storage = JournalStorage(JournalFileBackend(f"{folder}/study"))
     study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
     began = time.perf_counter()
     batches = list(Loader(args.data, "valid", 1024, shuffle=False))
-    some = Candidates(model, sample(batches))
+    sample, others = split(batches)
+    some = Candidates(model, sample)
     sampler = EvolutionSampler(some.space(), population=POPULATION)
     searching += time.perf_counter() - began
-    for generation in range(1, args.generations + 1):
-        for _ in range(3):
+    for generation in range(EVERY, args.generations + 1, EVERY):
+        for _ in range(10):
             began = time.perf_counter()
             evaluate(model, Loader(args.data, "valid", 4096, shuffle=False))
             passes.append(time.perf_counter() - began)
         began = time.perf_counter()
-        evolve(study, sampler, some, generation * POPULATION)
+        evolve(study, sampler, some, generation * POPULATION, limit)
         searching += time.perf_counter() - began
     began = time.perf_counter()
-    points = list(front(study, sampler, some.on(batches)))
+    points = list(front(study, sampler, some.on(others), limit))
     searching += time.perf_counter() - began
 
 candidates = args.generations * POPULATION

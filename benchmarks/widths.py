@@ -22,7 +22,7 @@ from slimtab.config import RunConfig, load_config
 from slimtab.data.loader import Loader
 from slimtab.models.base import CTRModel
 from slimtab.run import train_run
-from slimtab.search.candidates import LEVEL, Candidates, sample
+from slimtab.search.candidates import LEVEL, Candidates, split
 from slimtab.search.folder import take_supernet
 from slimtab.search.sampler import Genes
 from slimtab.searching import SearchSettings, search_run
@@ -72,13 +72,14 @@ def chooser(name: str, limit: int, seed: int) -> Callable[[CTRModel, str], None]
 
     def choose(model: CTRModel, stage: str) -> None:
         batches = list(Loader(args.data, "valid", 1024, shuffle=False))
-        everything = Candidates(model, batches)
+        everything = judge = Candidates(model, batches)
         if name == "random":
-            some = everything.on(sample(batches))
+            sample, others = split(batches)
+            some, judge = everything.on(sample), everything.on(others)
             shapes = sorted(random_shapes(some, limit, seed), key=some.auc)[-FINALISTS:]
         else:
             shapes = list(uniform_shapes(everything, limit))
-        everything.table.cut_to(everything.shape(max(shapes, key=everything.auc)))
+        everything.table.cut_to(everything.shape(max(shapes, key=judge.auc)))
 
     return choose
 

@@ -17,7 +17,7 @@ from slimtab.models.base import CTRModel
 from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
-from slimtab.search.candidates import Candidates, sample
+from slimtab.search.candidates import Candidates, split
 from slimtab.search.evolution import Point, evolve, front
 from slimtab.search.folder import keep_supernet, open_study, take_study, take_supernet
 from slimtab.search.sampler import EvolutionSampler
@@ -36,8 +36,8 @@ class SearchSettings:
         population: candidates in each.
         rows: validation rows that candidates are scored on, about; None takes a sixth, 2048 at least.
         objective: ``front`` for AUC against bytes, ``auc`` for the best AUC within the budget.
-        tolerance: without a budget the smallest table is taken that loses no more AUC than this against the
-            best one on all validation rows, in the supernet.
+        tolerance: the smallest table is taken that loses no more AUC than this against the best one within
+            the budget, in the supernet, on validation rows that the search did not see.
         source: run folder whose supernet and study are taken over, for another budget without another search.
     """
 
@@ -147,8 +147,8 @@ class _Search:
         self.full = schema.full_bytes(config.table.dim)
         budget = config.table.budget
         self.budget = None if budget is None else Budget.parse(budget).resolve(self.full)
-        self.batches = list(Loader(data, "valid", _BATCH, shuffle=False))
-        self.candidates = Candidates(model, sample(self.batches, settings.rows))
+        some, self.others = split(list(Loader(data, "valid", _BATCH, shuffle=False)), settings.rows)
+        self.candidates = Candidates(model, some)
         belongs = {"data": schema.fingerprint(), "dim": table.dim, "method": table.method}
         front = settings.objective == "front"
         self.study = open_study(
@@ -165,7 +165,7 @@ class _Search:
         """Search, write the front, and tell the table what to keep."""
         self.evolve()
         names = self.candidates.names
-        points = list(front(self.study, self.sampler, self.candidates.on(self.batches)))
+        points = list(front(self.study, self.sampler, self.candidates.on(self.others), self.budget))
         seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, names, self.full, points, seen)
         point = self._pick(points)
@@ -194,15 +194,14 @@ class _Search:
         return len(self.study.get_trials(deepcopy=False))
 
     def _pick(self, points: list[Point]) -> Point:
-        """Return the best point within the budget, or the smallest that loses next to nothing."""
-        if self.budget is None:
-            best = max(point.auc for point in points)
-            return next(point for point in points if point.auc >= best - self.settings.tolerance)
-        fitting = [point for point in points if point.nbytes <= self.budget]
+        """Return the smallest point that loses next to nothing against the best within the budget."""
+        budget = sys.maxsize if self.budget is None else self.budget
+        fitting = [point for point in points if point.nbytes <= budget]
         if not fitting:
             least = min((point.nbytes for point in points), default=0)
             raise SlimtabError(
-                f"no candidate fits {format_bytes(self.budget)} ({self.budget} bytes); the smallest found "
+                f"no candidate fits {format_bytes(budget)} ({budget} bytes); the smallest found "
                 f"has {least} bytes: raise the budget, or search for more --generations"
             )
-        return max(fitting, key=lambda point: point.auc)
+        best = max(point.auc for point in fitting)
+        return next(point for point in fitting if point.auc >= best - self.settings.tolerance)

@@ -11,10 +11,9 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import sklearn
 import torch
 from optuna.distributions import IntDistribution
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 from torch import Tensor
 
 from slimtab.batch import Batch
@@ -29,15 +28,20 @@ _ROWS = 4096  # that go through the network at a time
 _LEVELS = 13  # from all rows worth keeping to 1/64 of them, two to a halving
 
 
-def sample(batches: Sequence[Batch], rows: int | None = None) -> Sequence[Batch]:
-    """Return every so manieth batch: those that candidates are scored on before the finalists see all.
+def split(batches: Sequence[Batch], rows: int | None = None) -> tuple[list[Batch], list[Batch]]:
+    """Return every so manieth batch, for all candidates, and the others, for those that come through.
+
+    Who is chosen among many by few rows is flattered by these rows, so others must judge. Where there are too
+    few rows to be split, all are for both.
 
     Args:
         batches: validation rows.
         rows: that the sample has, about; None takes a sixth, 2048 at least.
     """
     held = sum(len(batch.label) for batch in batches)
-    return batches[:: -(-held // (rows or max(2048, held // 6)))]
+    every = -(-held // (rows or max(2048, held // 6)))
+    others = [batch for number, batch in enumerate(batches) if number % every]
+    return list(batches[::every]), others or list(batches)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Candidates:
 
     def _score_on(self, batches: Iterable[Batch]) -> None:
         self.batches = list(batches)
-        self.label = torch.cat([batch.label for batch in self.batches]).numpy()
+        self.clicked = torch.cat([batch.label for batch in self.batches]).numpy() > 0
         self._dense = torch.split(torch.cat([batch.dense for batch in self.batches]), _ROWS)
         self._vectors: dict[int, tuple[Tensor, ...]] = {}
 
@@ -117,8 +121,11 @@ class Candidates:
             self.model.interact(dense, vectors * columns)
             for dense, vectors in zip(self._dense, self._looked_up(genes[LEVEL]), strict=True)
         ]
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            return float(roc_auc_score(self.label, torch.cat(parts).numpy()))
+        ranks = rankdata(torch.cat(parts).numpy())
+        clicks, rows = int(self.clicked.sum()), len(ranks)
+        # Mann and Whitney's, which takes a tenth of the time that scikit-learn spends on checks.
+        above = ranks[self.clicked].sum() - clicks * (clicks + 1) / 2
+        return float(above / (clicks * (rows - clicks)))
 
     def _level(self, level: int) -> _Level:
         if level not in self._levels:

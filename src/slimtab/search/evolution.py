@@ -9,6 +9,7 @@ from optuna.study import Study
 
 from slimtab.search.candidates import LEVEL, Candidates
 from slimtab.search.sampler import EvolutionSampler, Genes
+from slimtab.tables.cut import fixed_bytes
 from slimtab.tables.shape import Shape
 
 
@@ -20,7 +21,7 @@ class Point:
         genes: its genes.
         shape: what it keeps.
         nbytes: what it serves.
-        auc: on all validation rows, in the supernet.
+        auc: in the supernet, on validation rows that the search did not see.
     """
 
     genes: Genes
@@ -47,12 +48,12 @@ def evolve(
         sampler: makes children.
         candidates: scores them.
         trials: to reach.
-        limit: bytes that a study of one direction allows.
+        limit: bytes of the budget; a study of one direction allows no more.
         told: of each trial's number, AUC and bytes.
     """
     known = [trial.params for trial in study.get_trials(deepcopy=False)]
     # The first process begins with what is likely to be good, and all go on from there.
-    first = [genes for genes in _starts(candidates) if genes not in known] if sampler.worker == 0 else []
+    first = [g for g in starts(candidates, limit) if g not in known] if sampler.worker == 0 else []
     while (number := len(study.get_trials(deepcopy=False))) < trials:
         genes, generation = sampler.propose(study)
         if first:
@@ -66,32 +67,45 @@ def evolve(
         told(number, auc, nbytes)
 
 
-def _starts(candidates: Candidates) -> list[Genes]:
-    """Return the candidates that the first generation has beside random ones: rich ones of several sizes."""
-    space, sizes = candidates.space(), candidates.table.sizes
-    levels = range(0, space[LEVEL].high + 1, 3)
-    starts: dict[tuple[int, ...], Genes] = {}
-    for level in levels:
-        rows = max(candidates.rows(level), len(sizes))
-        for width in {candidates.table.dim, candidates.table.dim // 4}:
-            genes = candidates.richest(level, rows * width)
-            starts[tuple(genes.values())] = genes
-    return list(starts.values())
+def starts(candidates: Candidates, limit: int | None = None) -> list[Genes]:
+    """Return what energy alone would choose: widths of three means, and what fits, for every other level.
+
+    The search begins with them, and none may beat them unseen: they owe nothing to any validation row.
+
+    Args:
+        candidates: know energies.
+        limit: bytes of the budget, where there is one.
+    """
+    table, found = candidates.table, list[Genes]()
+    for level in range(0, candidates.space()[LEVEL].high + 1, 2):
+        rows = max(candidates.rows(level), len(table.sizes))
+        rooms = {rows * table.dim // part for part in (1, 2, 4)}
+        if limit is not None:
+            rooms.add(max(len(table.sizes), (limit - fixed_bytes(table.sizes)) // 4 - table.dim))
+        for room in sorted(rooms, reverse=True):
+            genes = candidates.richest(level, room)
+            if genes not in found:
+                found.append(genes)
+    return found
 
 
-def front(study: Study, sampler: EvolutionSampler, candidates: Candidates) -> Iterator[Point]:
+def front(
+    study: Study, sampler: EvolutionSampler, candidates: Candidates, limit: int | None = None
+) -> Iterator[Point]:
     """Yield the finalists that none beats in both AUC and bytes, from small to large.
 
-    Finalists are the elite of the search; they are scored anew, because few rows flatter whom they chose.
+    Finalists are the elite of the search and what it began with.
 
     Args:
         study: a finished search.
         sampler: knows the elite.
-        candidates: scores on all validation rows.
+        candidates: score on rows that the search did not see.
+        limit: bytes of the budget, where there is one.
     """
+    finalists = starts(candidates, limit)
+    finalists += [genes for trial in sampler.elite(study) if (genes := dict(trial.params)) not in finalists]
     points = []
-    for trial in sampler.elite(study):
-        genes = dict(trial.params)
+    for genes in finalists:
         shape = candidates.shape(genes)
         points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))
     best = -1.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class EvolutionSampler(NSGAIISampler):  # type: ignore[misc]
     ) -> None:
         super().__init__(population_size=population, seed=seed)
         self.space, self.seed, self.mutation, self.worker = dict(space), seed, mutation, worker
+        self._key = itemgetter(*self.space)  # of genes: equal for equal ones
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all genes."""
@@ -92,7 +94,9 @@ class EvolutionSampler(NSGAIISampler):  # type: ignore[misc]
 
     def _child(self, study: Study, parents: Sequence[FrozenTrial], number: int) -> Genes:
         rng = np.random.default_rng([self.seed, self.worker, number])
-        known = {self._key(t.params) for t in study.get_trials(deepcopy=False) if t.params}
+        known = {
+            self._key(t.params) for t in study.get_trials(deepcopy=False) if len(t.params) == len(self.space)
+        }
         pool = [dict(trial.params) for trial in sorted(parents, key=lambda trial: trial.number)]
         for tried in range(_TRIES):
             if not pool:
@@ -107,9 +111,6 @@ class EvolutionSampler(NSGAIISampler):  # type: ignore[misc]
             if self._key(genes) not in known:
                 break
         return genes
-
-    def _key(self, genes: Mapping[str, int]) -> tuple[int | None, ...]:
-        return tuple(genes.get(name) for name in self.space)
 
     def _mutant(self, parent: Mapping[str, int], share: float, rng: np.random.Generator) -> Genes:
         """Return a copy in which each gene is drawn anew with probability ``share``, one at least."""

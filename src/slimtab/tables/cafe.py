@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
@@ -24,6 +23,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hash import HashConfig, _HashAddressing
 from slimtab.tables.hashing import mix64
 from slimtab.tables.hotsketch import CELLS, HotSketch, find_in_index
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.starts import starts
 
@@ -131,7 +131,7 @@ class FrozenCafe(FrozenTable):
             place = find_in_index(keys, self.index, self.starts, self.salt)
             first = self.weight.shape[0] - self.starts.shape[0]
             address = torch.where(place >= 0, first + place, address)
-        return F.embedding(address, self.weight)
+        return read_rows(self.weight, address)
 
 
 class Cafe(EmbeddingTable, method="cafe"):

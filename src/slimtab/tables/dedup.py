@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.merging import merge_blocks
 from slimtab.tables.packing import code_bits, pack, packed_bytes, unpack
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.sizing import largest
 from slimtab.tables.starts import starts
@@ -93,7 +93,7 @@ class FrozenDedup(FrozenTable):
         """Return vectors [N, dim]."""
         number = ids // self.block
         stored = unpack(self.index, number + self.start.index_select(0, slot), 1, self.bits).squeeze(1)
-        return F.embedding((stored - number) * self.block + ids, self.weight)
+        return read_rows(self.weight, (stored - number) * self.block + ids)
 
 
 class Dedup(EmbeddingTable, method="dedup"):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab.tables.reading import read_rows
+
 
 class Distinct(NamedTuple):
     """The distinct numbers among N.
@@ -54,7 +56,7 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, which: Distinct) -> Tensor:
         ctx.which = which
-        return F.embedding(which.inverse, vectors)
+        return read_rows(vectors, which.inverse)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.quantised_rows import QuantisedRows, clip_
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import PlainRows, RowOptimizer, RowsFactory
 from slimtab.tables.starts import starts
 
@@ -70,7 +70,7 @@ class FrozenIntegers(FrozenTable):
         rows, step = ids + self.offset[slot], self.step
         if step.dim():
             step = step.index_select(0, rows).float()[:, None]
-        return F.embedding(rows, self.numbers).float().mul_(step)
+        return read_rows(self.numbers, rows).float().mul_(step)
 
 
 class IntegersTable(EmbeddingTable):

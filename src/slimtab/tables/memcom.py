@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
@@ -98,7 +97,7 @@ class _FrozenMemcom(FrozenTable):
         row, place = self.addresses(ids, slot)
         own = read_rows(self.own, place)
         # In place, in two steps: a fresh result, or columns spread over rows by addcmul, cost another read.
-        vectors = F.embedding(row, self.shared).mul_(own[:, :1])
+        vectors = read_rows(self.shared, row).mul_(own[:, :1])
         return vectors.add_(own[:, 1:]) if own.shape[1] > 1 else vectors
 
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
 _MODES = ("mult", "add", "concat")
@@ -211,7 +211,7 @@ class _FrozenQR(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        parts = [F.embedding(address, self.weight) for address in self.digits(ids, slot)]
+        parts = [read_rows(self.weight, address) for address in self.digits(ids, slot)]
         if self.mode == "concat":
             return torch.cat(parts, dim=1)
         vectors: Tensor = parts[0]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimtab.tables.distinct import distinct
+from slimtab.tables.reading import read_rows
 
 # Below this the scale is folded back into the rows: one pass over the table every few hundred to many
 # thousand steps, long before float32 runs out of range.
@@ -200,7 +201,7 @@ class FusedRows(SteppedRows):
         if not torch.is_grad_enabled():
             return F.embedding(address, self.packed[:, : self.width]) * self.scale.float()
         rows = distinct(address)
-        packed = self.packed.index_select(0, rows.values)
+        packed = read_rows(self.packed, rows.values)
         values = (packed[:, : self.width] * self.scale.float()).requires_grad_()
         self._touched.append(_Touched(rows.values, packed, values))
         return rows.expand(values)
