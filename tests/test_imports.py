@@ -29,7 +29,7 @@ ORDER = [
     {"serving"},
     {"reporting"},
     {"run", "plan", "grid", "dropin", "doctor", "testing"},
-    {"searching"},
+    {"searching", "sweep"},
     {"cli"},
     {"__main__"},
 ]

@@ -22,6 +22,7 @@ _COMMANDS = (
     "plan",
     "train",
     "search",
+    "sweep",
     "evaluate",
     "predict",
     "compare",

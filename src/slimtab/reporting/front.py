@@ -87,7 +87,7 @@ def _figure(cloud: Sequence[tuple[float, float]], points: Sequence[tuple[float, 
         axes.scatter(sizes, aucs, s=8, color="0.7", label="candidates, on a part of the rows")
     if points:
         xs, ys = zip(*((100 * x, y) for x, y in points), strict=True)
-        axes.step(xs, ys, where="post", marker="o", markersize=3, label="front, on all validation rows")
+        axes.step(xs, ys, where="post", marker="o", markersize=3, label="front, on rows not seen before")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel("serving bytes, of the full table")

@@ -1,0 +1,1 @@
+"""Sweeps: any setting as a search space, in an Optuna study."""
