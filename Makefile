@@ -26,14 +26,14 @@ test: setup
 	SLIMTAB_SHARED_DATA=$(abspath $(SHARED)) $(PY) -m pytest -n 2
 
 check: setup
-	$(VENV)/bin/ruff check src tests examples data_prep benchmarks
-	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks
+	$(VENV)/bin/ruff check src tests examples data_prep benchmarks docs
+	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks docs
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell src examples data_prep benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
 
 format: setup
-	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks
-	$(VENV)/bin/ruff format src tests examples data_prep benchmarks
+	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks docs
+	$(VENV)/bin/ruff format src tests examples data_prep benchmarks docs
 
 bench: setup  ## all benchmarks; peers are installed into environments of their own
 	benchmarks/peers/setup.sh

@@ -5,13 +5,15 @@ In the repository links lead to where the files lie; here they are turned to whe
 
 from pathlib import Path
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 _HOME = (("](docs/", "]("), ("](benchmarks/results/", "](results/"))
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the README, and every page of figures."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     files.append(File.generated(config, "readme.md", content=readme))
@@ -21,7 +23,7 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, config, files):
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links."""
     if page.file.src_uri == "readme.md":
         for here, there in _HOME:
