@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 SHARED ?= ../shared/data
 
-.PHONY: setup demo test check format bench docs clean
+.PHONY: setup demo test check format bench docs notebooks clean
 
 setup: $(VENV)/.ready
 
@@ -26,14 +26,14 @@ test: setup
 	SLIMTAB_SHARED_DATA=$(abspath $(SHARED)) $(PY) -m pytest -n 2
 
 check: setup
-	$(VENV)/bin/ruff check src tests examples data_prep benchmarks docs
-	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks docs
+	$(VENV)/bin/ruff check src tests examples data_prep benchmarks docs notebooks
+	$(VENV)/bin/ruff format --check src tests examples data_prep benchmarks docs notebooks
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell src examples data_prep benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
 
 format: setup
-	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks docs
-	$(VENV)/bin/ruff format src tests examples data_prep benchmarks docs
+	$(VENV)/bin/ruff check --fix src tests examples data_prep benchmarks docs notebooks
+	$(VENV)/bin/ruff format src tests examples data_prep benchmarks docs notebooks
 
 bench: setup  ## all benchmarks; peers are installed into environments of their own
 	benchmarks/peers/setup.sh
@@ -46,5 +46,8 @@ bench: setup  ## all benchmarks; peers are installed into environments of their 
 docs: setup  ## the site, in build/site; a dead link or a page that is not listed fails
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
+notebooks: setup  ## run the notebooks from top to bottom and keep what they show
+	cd notebooks && ../$(VENV)/bin/jupyter execute --inplace *.ipynb
+
 clean:
-	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build demo notebooks/work .mypy_cache .ruff_cache .pytest_cache
