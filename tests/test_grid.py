@@ -155,7 +155,13 @@ class TestPlaces:
 def test_tables(prepared, done):
     """Pivot and contenders in Markdown, a line per run in CSV, the plot; full run once per seed."""
     out = done / "out"
-    assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "auc_bytes.png", "runs"}
+    assert {path.name for path in out.iterdir()} == {
+        "table.md",
+        "table.csv",
+        "auc_bytes.png",
+        "page.html",
+        "runs",
+    }
     lines = (out / "table.md").read_text().splitlines()
     assert any(line.startswith("full: test AUC") and line.endswith("(2 seeds)") for line in lines)
     assert "| method | 50% | 20% |" in lines

@@ -240,10 +240,11 @@ def test_predict(capsys, prepared, run, tmp_path):
 
 
 def test_compare(capsys, run, tmp_path):
-    """Table and plot in a folder, figures on standard output."""
+    """Table, plot and page in a folder, figures on standard output."""
     compared = figures(capsys, "compare", run, "-o", tmp_path / "c")
     assert compared["contenders"][0]["method"] == "unified"
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"table.md", "auc_bytes.png"}
+    made = {"table.md", "table.csv", "auc_bytes.png", "page.html"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == made
     assert "| unified |" in call(capsys, "compare", run, "-o", tmp_path / "c")[1]
 
 

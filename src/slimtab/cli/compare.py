@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="*", type=Path, help="run folders; runs that differ only in their seed are averaged"
     )
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("comparison"), help="folder for table.md and auc_bytes.png"
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("comparison"),
+        help="folder for table.md, table.csv, auc_bytes.png and page.html",
     )
     parser.add_argument(
         "--grid",
@@ -48,15 +52,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _compare_runs(args: argparse.Namespace) -> dict[str, Any]:
     from slimtab.reporting.compare import contenders, load_runs, markdown
+    from slimtab.reporting.page import write_page
+    from slimtab.reporting.pivot import write_csv
     from slimtab.reporting.plots import plot_trade
 
-    rows = contenders(load_runs(args.runs))
+    runs = load_runs(args.runs)
+    rows = contenders(runs)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text(markdown(rows) + "\n", encoding="utf-8")
+    write_csv(runs, args.out / "table.csv")
     plot_trade(rows, args.out / "auc_bytes.png")
+    write_page(rows, args.out / "page.html")
     if not args.json:
         print(markdown(rows))
-    print(f"plot: {args.out / 'auc_bytes.png'}", file=sys.stderr)
+    print(f"plot: {args.out / 'auc_bytes.png'}   page: {args.out / 'page.html'}", file=sys.stderr)
     return {"contenders": [_figures(row) for row in rows]}
 
 
@@ -106,6 +115,7 @@ def _run_grid(args: argparse.Namespace) -> dict[str, Any]:
 def _report(grid: Grid, data: str, single: bool) -> tuple[str, dict[str, Any]]:
     """Return a dataset's section of ``table.md`` and its figures, and draw its plot."""
     from slimtab.reporting.compare import contenders, markdown
+    from slimtab.reporting.page import write_page
     from slimtab.reporting.pivot import LEGEND, chosen, pivot, quality, summary
     from slimtab.reporting.plots import plot_trade
 
@@ -123,7 +133,9 @@ def _report(grid: Grid, data: str, single: bool) -> tuple[str, dict[str, Any]]:
     if rows:
         picture = grid.out / ("auc_bytes.png" if single else f"auc_bytes-{Path(data).name}.png")
         plot_trade(rows, picture)
-        print(f"plot: {picture}", file=sys.stderr)
+        page = picture.with_name(picture.name.replace("auc_bytes", "page")).with_suffix(".html")
+        write_page(rows, page, f"{Path(data).name}: quality against size")
+        print(f"plot: {picture}   page: {page}", file=sys.stderr)
         parts.append(markdown(rows))
     figures = {"data": data, "cells": [_cell_figures(cell, baseline) for cell in cells]}
     return "\n\n".join(parts), figures

@@ -88,6 +88,15 @@ def contenders(runs: Iterable[dict[str, Any]]) -> list[Contender]:
     ]
 
 
+def hull(rows: Sequence[Contender]) -> list[Contender]:
+    """Return what no other beats in both mean test AUC and serving bytes, from small to large."""
+    best: list[Contender] = []
+    for row in sorted(rows, key=lambda row: (row.mean("serve_bytes"), -row.mean("test", "auc"))):
+        if not best or row.mean("test", "auc") > best[-1].mean("test", "auc"):
+            best.append(row)
+    return best
+
+
 def markdown(rows: Sequence[Contender]) -> str:
     """Return a Markdown table of contenders."""
     lines = [

@@ -158,7 +158,8 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write one line per run.
 
     Args:
-        rows: metrics of the runs; ``dataset``, ``name``, ``budget``, ``tuned`` and ``chosen`` beside them.
+        rows: metrics of the runs; those of a grid have ``dataset``, ``name``, ``budget``, ``tuned`` and
+            ``chosen`` beside them.
         path: of the file.
     """
     with written(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
@@ -168,6 +169,6 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
             scores = {
                 f"{split}_{key}": row[split][key] for split in ("valid", "test") for key in ("auc", "logloss")
             }
-            settings = " ".join(f"{key}={value}" for key, value in row["tuned"].items())
+            settings = " ".join(f"{key}={value}" for key, value in row.get("tuned", {}).items())
             share = row["serve_bytes"] / row["full_bytes"]
             sheet.writerow({**row, **scores, "share": share, "settings": settings})
