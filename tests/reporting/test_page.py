@@ -2,9 +2,10 @@
 
 import re
 
+from test_compare import RUNS, run
+
 from slimtab.reporting.compare import contenders, hull
 from slimtab.reporting.page import write_page
-from test_compare import RUNS, run
 
 
 def test_hull():
