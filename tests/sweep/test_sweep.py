@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 
-import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
 
 from slimtab.cli import main
+from slimtab.sweep.settings import read_sweep
+from slimtab.sweep.study import open_study
+from slimtab.sweep.worker import work
 
 SMALL = {
     "table.dim": 8,
@@ -118,13 +120,21 @@ def test_another_sweep_in_the_folder_is_refused(prepared, tmp_path, capsys):
 def test_runs_without_hope_are_pruned(prepared, tmp_path, objective):
     """A rate at which nothing is learned is stopped after a few validations, once others showed better."""
     space = {"optimizer.lr": {"low": 1e-9, "high": 1e-2, "log": True}}
-    long = {**SMALL, "training.epochs": 5, "training.eval_steps": 4, "training.patience": 50}
-    path = sweep_file(tmp_path, prepared, objectives=[objective], space=space, settings=long, trials=14)
+    long = {
+        **SMALL,
+        "training.epochs": 5,
+        "training.eval_steps": 4,
+        "training.patience": 50,
+        "training.lr_drop": 1.0,
+    }
+    path = sweep_file(tmp_path, prepared, objectives=[objective], space=space, settings=long, trials=6)
     out = tmp_path / "out"
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    assert main(["sweep", str(path), "-o", str(out), "--storage", storage]) == 0
-    study = optuna.load_study(study_name="out", storage=storage)
-    pruned = study.get_trials(states=(TrialState.PRUNED,))
-    assert pruned
-    for trial in pruned:
-        assert len(trial.intermediate_values) < 10
+    config = read_sweep(path)
+    study = open_study(config, out, storage)
+    for lr in (0.01, 0.009, 0.008, 0.007, 0.006, 1e-9):
+        study.enqueue_trial({"optimizer.lr": lr})
+    work(study, config, out)
+    trials = study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED]
+    assert len(trials[-1].intermediate_values) < len(trials[0].intermediate_values)

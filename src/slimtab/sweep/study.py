@@ -22,6 +22,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Schema
 from slimtab.sweep.settings import SweepConfig
 
+_NOT_COUNTED = (TrialState.FAIL, TrialState.WAITING)  # made up for, and not begun
 _DRAWING = timedelta(minutes=1)  # that a process may take to draw a trial's settings
 
 
@@ -87,7 +88,7 @@ def _candidates(study: Study, config: SweepConfig) -> Iterator[Trial]:
             yield Trial(study, known._trial_id)
         elif known.datetime_start < datetime.now() - _DRAWING:
             study.tell(known.number, state=TrialState.FAIL)  # killed before all was drawn
-    while sum(t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False)) < config.trials:
+    while sum(t.state not in _NOT_COUNTED for t in study.get_trials(deepcopy=False)) < config.trials:
         yield study.ask(config.distributions())
 
 

@@ -18,6 +18,7 @@ from slimtab.sweep.study import next_trial, trial_folder
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer
 
+_PATIENCE = 10  # trials that may fail beyond as many as are wanted
 # A trial's number, and what became of it in a few words.
 Told = Callable[[int, str], None]
 
@@ -26,10 +27,10 @@ def work(study: Study, config: SweepConfig, out: Path, told: Told = lambda numbe
     """Train trials until the sweep has as many as it wants, beside whoever else works on the study.
 
     A trial that cannot be run, because its budget is below what its method can reach for example, fails with
-    its reason and is made up for by another, until as many have failed as are wanted.
+    its reason and is made up for by another, until ten more have failed than are wanted.
 
     Raises:
-        SlimtabError: when as many trials failed as the sweep wants, naming the last reason.
+        SlimtabError: when ten more trials failed than the sweep wants, naming the last reason.
     """
     while True:
         with next_trial(study, config, out) as trial:
@@ -37,7 +38,7 @@ def work(study: Study, config: SweepConfig, out: Path, told: Told = lambda numbe
                 return
             told(trial.number, _run(study, trial, config, out))
         failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        if len(failed) >= config.trials:
+        if len(failed) >= config.trials + _PATIENCE:
             raise SlimtabError(
                 f"{len(failed)} trials failed, the last: {failed[-1].user_attrs.get('reason')}"
             )
