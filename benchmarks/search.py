@@ -60,7 +60,7 @@ with tempfile.TemporaryDirectory() as folder:
         evolve(study, sampler, some, generation * POPULATION, limit)
         searching += time.perf_counter() - began
     began = time.perf_counter()
-    points = list(front(study, sampler, some.on(others), limit))
+    points = front(study, sampler, some.on(others), limit)
     searching += time.perf_counter() - began
 
 candidates = args.generations * POPULATION

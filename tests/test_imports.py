@@ -16,7 +16,7 @@ ROOT = Path(slimtab.__file__).parent
 ORDER = [
     {"errors", "__init__"},
     {"sizes"},
-    {"files"},
+    {"files", "studies", "hull"},
     {"schema"},
     {"batch"},
     {"config"},

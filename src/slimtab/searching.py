@@ -19,7 +19,7 @@ from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.search.candidates import Candidates, split
 from slimtab.search.evolution import Point, evolve, front
-from slimtab.search.folder import keep_supernet, open_study, take_study, take_supernet
+from slimtab.search.folder import keep_supernet, search_study, take_study, take_supernet
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.optembed import OptEmbed, OptEmbedConfig
@@ -151,7 +151,7 @@ class _Search:
         self.candidates = Candidates(model, some)
         belongs = {"data": schema.fingerprint(), "dim": table.dim, "method": table.method}
         front = settings.objective == "front"
-        self.study = open_study(
+        self.study = search_study(
             run,
             ["maximize", "minimize"] if front else ["maximize"],
             belongs if front else {**belongs, "budget": self.budget},
@@ -165,7 +165,7 @@ class _Search:
         """Search, write the front, and tell the table what to keep."""
         self.evolve()
         names = self.candidates.names
-        points = list(front(self.study, self.sampler, self.candidates.on(self.others), self.budget))
+        points = front(self.study, self.sampler, self.candidates.on(self.others), self.budget)
         seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, names, self.full, points, seen)
         point = self._pick(points)

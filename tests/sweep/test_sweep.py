@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from slimtab.cli import main
 from slimtab.sweep.settings import read_sweep
-from slimtab.sweep.study import open_study
+from slimtab.sweep.study import sweep_study
 from slimtab.sweep.worker import work
 
 SMALL = {
@@ -131,7 +131,7 @@ def test_runs_without_hope_are_pruned(prepared, tmp_path, objective):
     out = tmp_path / "out"
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     config = read_sweep(path)
-    study = open_study(config, out, storage)
+    study = sweep_study(config, out, storage)
     for lr in (0.01, 0.009, 0.008, 0.007, 0.006, 1e-9):
         study.enqueue_trial({"optimizer.lr": lr})
     work(study, config, out)

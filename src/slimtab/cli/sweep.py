@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     from slimtab.sweep.report import rows, write_report
     from slimtab.sweep.settings import read_sweep
-    from slimtab.sweep.study import open_study
+    from slimtab.sweep.study import sweep_study
 
     if args.jobs < 1:
         raise SlimtabError(f"{args.jobs} jobs run nothing; give --jobs 1 or more")
     config = read_sweep(args.sweep)
     config = config if args.seed is None else replace(config, seed=args.seed)
-    study = open_study(config, args.out, args.storage)
+    study = sweep_study(config, args.out, args.storage)
     _work(args, study, config)
     if args.worker:
         return {"trials": len(study.get_trials(deepcopy=False))}

@@ -88,15 +88,6 @@ def contenders(runs: Iterable[dict[str, Any]]) -> list[Contender]:
     ]
 
 
-def hull(rows: Sequence[Contender]) -> list[Contender]:
-    """Return what no other beats in both mean test AUC and serving bytes, from small to large."""
-    best: list[Contender] = []
-    for row in sorted(rows, key=lambda row: (row.mean("serve_bytes"), -row.mean("test", "auc"))):
-        if not best or row.mean("test", "auc") > best[-1].mean("test", "auc"):
-            best.append(row)
-    return best
-
-
 def markdown(rows: Sequence[Contender]) -> str:
     """Return a Markdown table of contenders."""
     lines = [
@@ -105,13 +96,14 @@ def markdown(rows: Sequence[Contender]) -> str:
     ]
     lines += [
         f"| {row.model} | {row.method} | {format_bytes(row.mean('serve_bytes'))} | {row.share:.2%} "
-        f"| {_with_spread(row, 'auc')} | {_with_spread(row, 'logloss')} "
+        f"| {with_spread(row, 'auc')} | {with_spread(row, 'logloss')} "
         f"| {row.mean('rows_per_second'):,.0f} | {len(row.runs)} |"
         for row in rows
     ]
     return "\n".join(lines)
 
 
-def _with_spread(row: Contender, figure: str) -> str:
+def with_spread(row: Contender, figure: str) -> str:
+    """Return a test figure's mean over seeds, and its spread where there are several."""
     spread = row.spread("test", figure)
     return f"{row.mean('test', figure):.4f}" + ("" if spread is None else f" ± {spread:.4f}")

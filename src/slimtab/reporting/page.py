@@ -10,7 +10,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from slimtab.files import written
-from slimtab.reporting.compare import Contender, hull
+from slimtab.hull import hull
+from slimtab.reporting.compare import Contender, with_spread
 from slimtab.sizes import format_bytes
 
 _STYLE = """
@@ -25,7 +26,7 @@ _HEAD = ("method", "model", "tables", "of full", "test AUC", "test logloss", "ro
 
 def write_page(rows: Sequence[Contender], path: Path, title: str = "slimtab: quality against size") -> None:
     """Write the page at ``path``: the trade, training speed, and a table in which the hull stands out."""
-    best = hull(rows)
+    best = hull(rows, lambda row: row.mean("serve_bytes"), lambda row: row.mean("test", "auc"))
     figures = [_trade(rows, best), _speed(rows)]
     plots = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(figures)]
     lines = "".join(_line(row, row in best) for row in rows)
@@ -97,13 +98,12 @@ def _hover(row: Contender) -> str:
 
 
 def _line(row: Contender, best: bool) -> str:
-    spread = row.spread("test", "auc")
     cells = (
         escape(row.method),
         escape(row.model),
         format_bytes(row.mean("serve_bytes")),
         f"{row.share:.2%}",
-        f"{row.mean('test', 'auc'):.4f}" + ("" if spread is None else f" ± {spread:.4f}"),
+        with_spread(row, "auc"),
         f"{row.mean('test', 'logloss'):.4f}",
         f"{row.mean('rows_per_second'):,.0f}",
         str(len(row.runs)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from optuna.study import Study
 
+from slimtab.hull import hull
 from slimtab.search.candidates import LEVEL, Candidates
 from slimtab.search.sampler import EvolutionSampler, Genes
 from slimtab.tables.cut import fixed_bytes
@@ -91,8 +92,8 @@ def starts(candidates: Candidates, limit: int | None = None) -> list[Genes]:
 
 def front(
     study: Study, sampler: EvolutionSampler, candidates: Candidates, limit: int | None = None
-) -> Iterator[Point]:
-    """Yield the finalists that none beats in both AUC and bytes, from small to large.
+) -> list[Point]:
+    """Return the finalists that none beats in both AUC and bytes, from small to large.
 
     Finalists are the elite of the search and what it began with.
 
@@ -108,8 +109,4 @@ def front(
     for genes in finalists:
         shape = candidates.shape(genes)
         points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))
-    best = -1.0
-    for point in sorted(points, key=lambda point: (point.nbytes, -point.auc)):
-        if point.auc > best:
-            best = point.auc
-            yield point
+    return hull(points, lambda point: point.nbytes, lambda point: point.auc)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimtab.errors import SlimtabError
 from slimtab.files import written
+from slimtab.studies import differing, open_study
 from slimtab.training.checkpoint import latest_checkpoint
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def take_study(source: Path, run: Path) -> None:
     shutil.copyfile(source / "search" / STUDY, run / "search" / STUDY)
 
 
-def open_study(run: Path, directions: list[str], belongs: Mapping[str, object]) -> Study:
+def search_study(run: Path, directions: Sequence[str], belongs: Mapping[str, object]) -> Study:
     """Open a run's study, or make one.
 
     Args:
@@ -64,24 +65,12 @@ def open_study(run: Path, directions: list[str], belongs: Mapping[str, object]) 
     Raises:
         SlimtabError: when the study is another search's.
     """
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = run / "search" / STUDY
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        study_name="widths",
-        load_if_exists=True,
-        directions=directions,
-    )
-    for key, value in {**belongs, "directions": directions}.items():
-        known = study.user_attrs.get(key)
-        if known is None:
-            study.set_user_attr(key, value)
-        elif known != value:
-            raise SlimtabError(
-                f"{path} belongs to another search ({key} is {known}, not {value}); choose another --run"
-            )
+    study = open_study(path, "widths", directions)
+    expected = {**belongs, "directions": list(directions)}
+    if (key := differing(study, expected)) is not None:
+        raise SlimtabError(
+            f"{path} belongs to another search ({key} is {study.user_attrs[key]}, not {expected[key]}); "
+            "choose another --run"
+        )
     return study

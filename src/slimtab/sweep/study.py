@@ -11,22 +11,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import optuna
+from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Schema
+from slimtab.studies import differing, open_study
 from slimtab.sweep.settings import SweepConfig
 
 _NOT_COUNTED = (TrialState.FAIL, TrialState.WAITING)  # made up for, and not begun
 _DRAWING = timedelta(minutes=1)  # that a process may take to draw a trial's settings
 
 
-def open_study(config: SweepConfig, out: Path, storage: str | None = None) -> Study:
+def sweep_study(config: SweepConfig, out: Path, storage: str | None = None) -> Study:
     """Open the study of a sweep, or make it.
 
     Args:
@@ -37,26 +36,16 @@ def open_study(config: SweepConfig, out: Path, storage: str | None = None) -> St
     Raises:
         SlimtabError: when the study is another sweep's.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     out.mkdir(parents=True, exist_ok=True)
-    place: str | BaseStorage = storage or JournalStorage(JournalFileBackend(str(out / "study.journal")))
-    study = optuna.create_study(
-        storage=place,
-        study_name=out.resolve().name,
-        directions=config.directions,
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
-    )
+    study = open_study(storage or out / "study.journal", out.resolve().name, config.directions)
+    study.pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=1)
     # Processes that draw at once must not draw alike, nor one that goes on repeat what it began with.
     entropy = np.random.SeedSequence([config.seed, len(study.get_trials(deepcopy=False)), os.getpid()])
     study.sampler = TPESampler(seed=int(entropy.generate_state(1)[0]), multivariate=True, constant_liar=True)
     schema = Schema.load(Path(config.data) / "schema.json")
-    belongs = {**asdict(config), "data": schema.fingerprint(), "trials": None}
-    known = study.user_attrs.get("sweep")
-    if known is None:
-        study.set_user_attr("sweep", belongs)
-    elif known != belongs:
-        key = next(key for key in belongs if known.get(key) != belongs[key])
+    belongs = {**asdict(config), "data": schema.fingerprint()}
+    del belongs["trials"]  # more of them are welcome
+    if (key := differing(study, belongs)) is not None:
         raise SlimtabError(f"{out} holds another sweep, which differs in '{key}'; choose another -o")
     return study
 
