@@ -25,11 +25,11 @@ ORDER = [
     {"collection"},
     {"models"},
     {"training"},
-    {"search"},
+    {"search", "planning"},
     {"serving"},
     {"reporting"},
     {"run", "plan", "grid", "dropin", "doctor", "testing"},
-    {"searching", "sweep"},
+    {"searching", "sweep", "auto"},
     {"cli"},
     {"__main__"},
 ]

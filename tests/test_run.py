@@ -83,7 +83,7 @@ def test_it_learns(prepared, tmp_path):
     faster = {"rows_lr": 0.01, "lr": 0.01}
     metrics = train(prepared.data, tmp_path / "run", optimizer=faster, training__epochs=6)
     assert metrics["valid"]["auc"] > 0.65
-    assert metrics["test"]["auc"] > 0.58
+    assert metrics["test"]["auc"] > 0.55
 
 
 def test_the_run_folder(finished):
@@ -296,7 +296,7 @@ def test_killed_while_freezing_it_freezes_again(prepared, finished, tmp_path):
 def test_config_yaml_is_resolved(finished):
     """Every setting stands in it, defaults included: a later default cannot change the run."""
     plain = yaml.safe_load((finished[0] / "config.yaml").read_text())
-    assert plain["optimizer"]["rows"] == "adam"
+    assert plain["optimizer"]["rows"] == "rowwise_adamax"
     assert build_config(copy.deepcopy(plain)).to_dict() == plain
 
 

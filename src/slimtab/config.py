@@ -41,11 +41,16 @@ class Rule:
         method: how their tables are made small.
         min_ids: it takes features of at least so many ids.
         options: fields of the method's config that the budget does not choose.
+        features: names of those it takes; none for all.
+        budget: its share of the bytes, ``"10%"`` of these features' full tables or a size; null for what the
+            budget of all leaves.
     """
 
     method: str
     min_ids: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    features: list[str] = field(default_factory=list)
+    budget: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class OptimizerSettings:
         weight_decay: decoupled decay of the dense network.
     """
 
-    rows: Literal["adam", "rowwise_adagrad"] = "adam"
+    rows: Literal["rowwise_adamax", "adam", "rowwise_adagrad"] = "rowwise_adamax"
     rows_lr: float = 1e-3
     rows_decay: float = 2.0
     lr: float = 5e-4

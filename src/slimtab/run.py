@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,24 @@ from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
 from slimtab.sizes import Budget
-from slimtab.tables.base import EmbeddingTable
 from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
 from slimtab.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run that is trained, and no more.
+
+    Attributes:
+        trainer: whose model has the best weights.
+        valid: metrics of the best validation.
+    """
+
+    trainer: Trainer
+    valid: Metrics
 
 
 def train_run(
@@ -60,6 +73,35 @@ def train_run(
     finished = _open_run(config, folder, schema)
     if finished is not None:
         return finished
+    fitted = _fit(config, schema, observers, choose)
+    trainer = fitted.trainer
+    test = evaluate(trainer.model, Loader(data, "test", 4 * config.training.batch_size, shuffle=False))
+    metrics = _metrics(config, schema, data, fitted, test, time.monotonic() - started)
+    freeze(trainer.model, data, folder / "frozen", metrics)
+    write_outcome(folder / "tb", config, metrics, trainer.step)
+    _write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def fit_run(config: RunConfig) -> Fitted:
+    """Train in a run folder, or go on there, and look at no test row: for those who choose among runs.
+
+    Raises:
+        SlimtabError: as :func:`train_run` does.
+    """
+    data, folder = _folders(config)
+    schema = Schema.load(data / "schema.json")
+    _open_run(config, folder, schema)
+    return _fit(config, schema)
+
+
+def _fit(
+    config: RunConfig,
+    schema: Schema,
+    observers: Sequence[Observer] = (),
+    choose: Callable[[CTRModel, str], None] | None = None,
+) -> Fitted:
+    data, folder = _folders(config)
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
@@ -77,9 +119,8 @@ def train_run(
         counts=load_counts(data, schema),
         rules=config.table.rules,
     )
-    model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
     trainer = Trainer(
-        model,
+        build_model(config.model.name, tables, len(schema.numerics), config.model.options),
         train,
         Loader(data, "valid", 4 * size, shuffle=False),
         config,
@@ -88,13 +129,7 @@ def train_run(
         Loader(data, "valid", size, shuffle=True, seed=config.seed),
         choose,
     )
-    valid = trainer.fit()
-    test = evaluate(model, Loader(data, "test", 4 * size, shuffle=False))
-    metrics = _metrics(config, schema, data, trainer, valid, test, time.monotonic() - started)
-    freeze(model, data, folder / "frozen", metrics)
-    write_outcome(folder / "tb", config, metrics, trainer.step)
-    _write_json(folder / "metrics.json", metrics)
-    return metrics
+    return Fitted(trainer, trainer.fit())
 
 
 def _folders(config: RunConfig) -> tuple[Path, Path]:
@@ -153,18 +188,16 @@ def _metrics(
     config: RunConfig,
     schema: Schema,
     data: Path,
-    trainer: Trainer,
-    valid: Metrics,
+    fitted: Fitted,
     test: Metrics,
     seconds: float,
 ) -> dict[str, Any]:
-    table = trainer.model.tables.table
-    assert isinstance(table, EmbeddingTable)
+    trainer, table = fitted.trainer, fitted.trainer.table
     full, serve = schema.full_bytes(config.table.dim), table.serve_bytes()
     budget = None if config.table.budget is None else Budget.parse(config.table.budget).resolve(full)
     return {
         "run": config.run,
-        "method": table.method,
+        "method": config.table.method if config.table.method == "auto" else table.method,
         "model": config.model.name,
         "dim": config.table.dim,
         "seed": config.seed,
@@ -176,7 +209,7 @@ def _metrics(
         "checkpoint_bytes": max(
             path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
         ),
-        "valid": valid.to_dict(),
+        "valid": fitted.valid.to_dict(),
         "test": test.to_dict(),
         "epochs": trainer.step / len(trainer.train_rows),
         "steps": trainer.step,

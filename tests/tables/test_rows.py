@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from slimtab.tables.rows import FusedRows, PlainRows, RowOptimizer
 
-KINDS = ["adam", "rowwise_adagrad"]
+KINDS = ["adam", "rowwise_adamax", "rowwise_adagrad"]
 
 
 class DenseRule:
@@ -43,6 +43,13 @@ class DenseRule:
             m_hat = self.m[touched] / (1 - beta1**self.t)
             v_hat = self.v[touched] / (1 - beta2**self.t)
             self.w[touched] -= self.lr * m_hat / (np.sqrt(v_hat) + eps)
+        elif self.optimizer.kind == "rowwise_adamax":
+            beta1, beta2 = self.optimizer.betas
+            size = np.sqrt((g**2).mean(axis=1))
+            self.s[touched] = np.maximum(beta2 * self.s[touched], size)
+            # As far as Adam moves a row whose moments are empty.
+            m_hat, v_hat = (1 - beta1) / (1 - beta1**self.t), (1 - beta2) / (1 - beta2**self.t)
+            self.w[touched] -= self.lr * m_hat / np.sqrt(v_hat) * g / (self.s[touched] + eps)[:, None]
         else:
             self.s[touched] += (g**2).mean(axis=1)
             self.w[touched] -= self.lr * g / (np.sqrt(self.s[touched]) + eps)[:, None]
@@ -293,9 +300,11 @@ def test_start_values_have_the_asked_deviation():
     assert torch.equal(PlainRows(20_000, 8, 0.05).values(), rows.values())
 
 
-@pytest.mark.parametrize(("kind", "floats"), [("adam", 3 * 8), ("rowwise_adagrad", 8 + 1)])
+@pytest.mark.parametrize(
+    ("kind", "floats"), [("adam", 3 * 8), ("rowwise_adamax", 8 + 1), ("rowwise_adagrad", 8 + 1)]
+)
 def test_train_bytes(kind, floats):
-    """Two moments per weight for Adam, one accumulator per row for Adagrad."""
+    """Two moments per weight for Adam, one number per row otherwise."""
     rows = fused(kind, num_rows=100, width=8)
     assert rows.train_bytes() == 4 * 100 * floats
     assert PlainRows(100, 8, 0.1).train_bytes() == 4 * 100 * 8

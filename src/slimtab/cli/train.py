@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="FOLDER", help="run folder; an unfinished run in it is continued")
     parser.add_argument("--model", help="deepfm (default), dlrm or dcn")
     parser.add_argument(
-        "--method", help="how tables are made small; `slimtab methods` lists them (default full)"
+        "--method",
+        help="how tables are made small; `slimtab methods` lists them (default full); "
+        "auto plans one for each feature",
     )
     parser.add_argument(
         "--budget", help="serving bytes of the tables: 10%% of the full ones, or a size like 4MB"
@@ -59,9 +61,11 @@ def config_of(args: argparse.Namespace) -> RunConfig:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train and return the run's metrics."""
+    from slimtab.auto import auto_run
     from slimtab.run import train_run
 
-    metrics = train_run(config_of(args))
+    config = config_of(args)
+    metrics = (auto_run if config.table.method == "auto" else train_run)(config)
     if not args.json:
         print(table([metrics]))
         print(

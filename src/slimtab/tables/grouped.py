@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
+from slimtab.sizes import Budget
 from slimtab.tables.base import (
     Clock,
     EmbeddingTable,
@@ -277,11 +278,18 @@ def size_table(
     """
     all_rules = [*rules, Rule(method, 0, dict(options or {}))]
     parts = split_features(all_rules, features)
+    if any(rule.method == "auto" for rule, _ in parts):
+        raise SlimtabError(
+            "auto plans from what it trains on a dataset's rows; use `slimtab train --method auto`"
+        )
     kind: type[EmbeddingTable]
     config: TableConfig
     if len(parts) == 1:
         rule = parts[0][0]
         kind = get_method(rule.method)
+        if rule.budget is not None:
+            full = 4 * dim * sum(feature.num_ids for feature in features)
+            nbytes = min(nbytes, Budget.parse(rule.budget).resolve(full))
         config = kind.Config.for_budget(features, dim, nbytes, **rule.options)
     else:
         kind, config = Grouped, GroupedConfig.for_budget(features, dim, nbytes, rules=all_rules)

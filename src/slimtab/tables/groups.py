@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from slimtab.config import Rule
-from slimtab.errors import SlimtabError
+from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Feature
-from slimtab.sizes import format_bytes
+from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.base import EmbeddingTable, TableConfig, get_method, in_last_stage
 from slimtab.tables.rows import PlainRows
 
@@ -57,8 +57,9 @@ class GroupedConfig(TableConfig):
     def for_budget(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> GroupedConfig:
         """Return the largest setting within ``nbytes``: see :meth:`TableConfig.for_budget`.
 
-        Groups of ``full`` take what they need. The rest is divided by the bytes of the full tables, no group
-        getting less than its smallest size; what a group of a fixed size leaves goes to the others.
+        Groups of ``full`` take what they need, groups with a budget of their own take that. The rest is
+        divided by the bytes of the full tables, no group getting less than its smallest size; what a group of
+        a fixed size leaves goes to the others.
 
         Args:
             features: the features of all groups.
@@ -85,7 +86,15 @@ class GroupedConfig(TableConfig):
             get_method(rule.method).Config.smallest_bytes(group, dim, **rule.options)
             for (rule, _), group in zip(parts, served, strict=True)
         ]
-        settled = {number: full[number] for number, (rule, _) in enumerate(parts) if rule.method == "full"}
+        settled = {
+            number: size if rule.budget is None else Budget.parse(rule.budget).resolve(size)
+            for number, ((rule, _), size) in enumerate(zip(parts, full, strict=True))
+            if rule.method == "full" or rule.budget is not None
+        }
+        if sum(settled.values()) > nbytes:
+            raise SlimtabError(
+                f"these rules ask for {sum(settled.values())} bytes of a budget of {nbytes}; lower theirs"
+            )
         while True:
             given = divide(nbytes, full, least, settled)
             configs = [
@@ -113,10 +122,19 @@ class GroupedConfig(TableConfig):
 
 def split_features(rules: Sequence[Rule], features: Sequence[Feature]) -> list[tuple[Rule, list[int]]]:
     """Return the rules that serve any feature, each with its slots; the first that fits a feature wins."""
+    names = {feature.name for feature in features}
+    for rule in rules:
+        for name in rule.features:
+            if name not in names:
+                raise SlimtabError(f"a rule names feature '{name}', which is none{nearest(name, names)}")
     slots: list[list[int]] = [[] for _ in rules]
     for slot, feature in enumerate(features):
-        slots[next(n for n, rule in enumerate(rules) if feature.num_ids >= rule.min_ids)].append(slot)
+        slots[next(n for n, rule in enumerate(rules) if _takes(rule, feature))].append(slot)
     return [(rule, mine) for rule, mine in zip(rules, slots, strict=True) if mine]
+
+
+def _takes(rule: Rule, feature: Feature) -> bool:
+    return feature.num_ids >= rule.min_ids and (not rule.features or feature.name in rule.features)
 
 
 def divide(nbytes: int, full: Sequence[int], least: Sequence[int], settled: Mapping[int, int]) -> list[int]:

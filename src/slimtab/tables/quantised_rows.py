@@ -6,15 +6,14 @@ the float itself. Rounding to the nearest would lose every move below half a ste
 element draws its own noise, and rows outside the batch are not rounded.
 
 The optimizer keeps one float per row: two moments per coordinate, as Adam has them, would be eight times the
-integers. Under ``adam`` a row's gradient is divided by its largest recent size (AdaMax: Kingma & Ba, "Adam: a
-method for stochastic optimization", ICLR 2015, §7.1; per row, and without momentum), and the first move of a
-row is as long as that of :class:`~slimtab.tables.rows.FusedRows`, so learning rates carry over.
+integers. So ``adam`` means ``rowwise_adamax`` here, and the first move of a row is as long under both.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -58,6 +57,8 @@ class QuantisedRows(SteppedRows, abc.ABC):
 
     def __init__(self, num_rows: int, width: int, optimizer: RowOptimizer, dtype: torch.dtype) -> None:
         super().__init__()
+        if optimizer.kind == "adam":
+            optimizer = replace(optimizer, kind="rowwise_adamax")
         self.num_rows, self.width, self.optimizer, self.lr = num_rows, width, optimizer, optimizer.lr
         self.register_buffer("numbers", torch.zeros(num_rows, width, dtype=dtype))
         self.register_buffer("size", torch.zeros(num_rows))  # of a row's gradients, for the optimizer
@@ -154,9 +155,12 @@ class QuantisedRows(SteppedRows, abc.ABC):
         self._touched.clear()
         if trained:
             address, values, grad = self._merged(trained)
-            slope = self._slope(address, grad)
+            size = self.size[address]
+            slope = self.optimizer.slope(grad, size)
+            self.size.index_copy_(0, address, size)
             self.scale *= keep
-            self._store(address, values * keep - self._rate() * slope, slope)
+            move = self.lr * self.optimizer.reach(int(self.steps)) * slope
+            self._store(address, values * keep - move, slope)
         else:
             self.scale *= keep
         if self.scale < self.smallest_scale:
@@ -171,23 +175,3 @@ class QuantisedRows(SteppedRows, abc.ABC):
         address, inverse = torch.unique(torch.cat([part for part, _ in parts]), return_inverse=True)
         grad = grads[0].new_zeros(len(address), self.width).index_add_(0, inverse, torch.cat(grads))
         return address, self.read(address), grad
-
-    def _slope(self, address: Tensor, grad: Tensor) -> Tensor:
-        """Return gradients [U, width] over their sizes by row, and keep those sizes."""
-        square, size = grad.square().mean(dim=1), self.size[address]
-        if self.optimizer.kind == "adam":
-            size = root = torch.maximum(self.optimizer.betas[1] * size, square.sqrt())
-        else:
-            size = size + square
-            root = size.sqrt()
-        self.size.index_copy_(0, address, size)
-        return grad / (root + self.optimizer.eps)[:, None]
-
-    def _rate(self) -> float:
-        """Return how far a slope of 1 moves a row."""
-        if self.optimizer.kind != "adam":
-            return self.lr
-        # Adam's first move of a row at this step: m̂ / √v̂ from nothing, in units of its gradient.
-        (beta1, beta2), t = self.optimizer.betas, int(self.steps)
-        first: float = (1 - beta1) / (1 - beta1**t) * ((1 - beta2**t) / (1 - beta2)) ** 0.5
-        return self.lr * first

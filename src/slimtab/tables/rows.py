@@ -34,15 +34,17 @@ class RowOptimizer:
     """The optimizer fused into a table's rows.
 
     Attributes:
-        kind: ``adam`` (Kingma & Ba, ICLR 2015; moments move only when a row is touched) or
-            ``rowwise_adagrad`` (one accumulator per row, as DLRM uses).
+        kind: ``adam`` (Kingma & Ba, ICLR 2015; moments move only when a row is touched),
+            ``rowwise_adamax`` (§7.1 of that paper for a row as a whole, without momentum: a gradient is
+            divided by the row's largest recent one) or ``rowwise_adagrad`` (one accumulator per row, as DLRM
+            uses).
         lr: learning rate.
         weight_decay: decoupled decay λ; every row loses the share lr·λ at each step.
         betas: Adam's decay rates.
         eps: added to the denominator.
     """
 
-    kind: Literal["adam", "rowwise_adagrad"] = "adam"
+    kind: Literal["rowwise_adamax", "adam", "rowwise_adagrad"] = "rowwise_adamax"
     lr: float = 1e-3
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -51,6 +53,24 @@ class RowOptimizer:
     def state_width(self, width: int) -> int:
         """Optimizer floats kept beside each row of ``width`` floats."""
         return 2 * width if self.kind == "adam" else 1
+
+    def slope(self, grad: Tensor, state: Tensor) -> Tensor:
+        """Return gradients [U, width] over their size by row, which row-wise rules keep in ``state`` [U]."""
+        square = grad.square().mean(dim=1)
+        if self.kind == "rowwise_adagrad":
+            size = state.add_(square).sqrt()
+        else:
+            size = torch.maximum(state.mul_(self.betas[1]), square.sqrt(), out=state)
+        return grad / (size + self.eps)[:, None]
+
+    def reach(self, step: int) -> float:
+        """Return how far, in learning rates, a slope of 1 moves a row at ``step``, 1 or more."""
+        if self.kind == "rowwise_adagrad":
+            return 1.0
+        # Adam's first move of a row at this step: m̂ / √v̂ from nothing, in units of its gradient.
+        (beta1, beta2), t = self.betas, step
+        first: float = (1 - beta1) / (1 - beta1**t) * ((1 - beta2**t) / (1 - beta2)) ** 0.5
+        return first
 
 
 class Rows(nn.Module):
@@ -228,6 +248,8 @@ class FusedRows(SteppedRows):
         state = self.packed[:, self.width :]
         if self.optimizer.kind == "rowwise_adagrad":
             return state[:, 0].clone()
+        if self.optimizer.kind == "rowwise_adamax":  # their size is known, and how often they came
+            return state[:, 0].square() * touches
         # Adam keeps a running mean over the row's own steps; its share of the start value 0 is divided out.
         steps = touches.float().clamp(max=float(self.steps)).clamp(min=1)
         return state[:, self.width :].mean(dim=1) * steps / (1 - self.optimizer.betas[1] ** steps)
@@ -283,9 +305,8 @@ class FusedRows(SteppedRows):
 
     def _update(self, values: Tensor, grad: Tensor, state: Tensor) -> None:
         """Move ``values`` [U, width] and ``state`` in place by one step of the optimizer."""
-        eps = self.optimizer.eps
         if self.optimizer.kind == "adam":
-            beta1, beta2 = self.optimizer.betas
+            eps, (beta1, beta2) = self.optimizer.eps, self.optimizer.betas
             mean, square = state[:, : self.width], state[:, self.width :]
             mean.lerp_(grad, 1 - beta1)
             square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -296,8 +317,8 @@ class FusedRows(SteppedRows):
             denominator = square.clone(memory_format=torch.contiguous_format).sqrt_().add_(eps * root)
             values.addcdiv_(mean, denominator, value=-self.lr * root / (1 - beta1**t))
         else:
-            state += grad.pow(2).mean(dim=1, keepdim=True)
-            values.addcdiv_(grad, state.sqrt().add_(eps), value=-self.lr)
+            slope = self.optimizer.slope(grad, state[:, 0])
+            values.add_(slope, alpha=-self.lr * self.optimizer.reach(int(self.steps)))
 
 
 @dataclass(frozen=True)

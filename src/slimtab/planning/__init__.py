@@ -1,0 +1,1 @@
+"""Plans: how many bytes each feature deserves, by what it would cost to give it fewer."""

@@ -1,0 +1,114 @@
+"""What each step of the ladder costs each feature: measured in a trained model with full tables.
+
+The rows of all features are coded once for each step, with common codewords, as they will be in a group, and
+the validation rows look their vectors up once for each. Any mixture of steps then costs
+the dense network alone.
+
+Features stand in for each other: where one alone is coded coarsely, the others make up for it, and where all
+are, nothing does. So a feature's losses are measured in company, from a mixture in which all others are as
+coarse as they will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.isotonic import isotonic_regression
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from slimtab.batch import Batch
+from slimtab.collection import TableCollection
+from slimtab.models.base import CTRModel
+from slimtab.planning.options import LADDER
+from slimtab.tables.base import EmbeddingTable, FrozenTable
+from slimtab.tables.full import Full
+from slimtab.tables.rows import Rows
+from slimtab.tables.rq import RQ, RQConfig
+
+_ROWS = 4096  # that go through the network at a time
+
+
+class Mixtures:
+    """A trained model whose features each stand on a step of the ladder of their own.
+
+    Args:
+        model: trained, with full tables.
+        batches: validation rows.
+        counts: how often the training rows hold each id [Σ num_ids], feature after feature.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: CTRModel, batches: Sequence[Batch], counts: Tensor) -> None:
+        tables = model.eval().tables
+        table = tables.table
+        assert isinstance(table, Full)
+        self.model, self.features, self.dim = model, tables.features, tables.dim
+        self._label = torch.cat([batch.label for batch in batches]).double()
+        self._dense = torch.cat([batch.dense for batch in batches])
+        self._vectors = []  # of each step, [R, F, dim]
+        for coded in _steps(table, counts):
+            read = TableCollection(coded, tables.features, tables.dim, tables.check_ids)
+            self._vectors.append(torch.cat([read.embed(batch) for batch in batches]))
+
+    @torch.no_grad()
+    def loss(self, steps: Sequence[int]) -> float:
+        """Return the logloss where each feature stands on its step."""
+        return self._score(self._mixed(steps))
+
+    @torch.no_grad()
+    def sensitivity(
+        self, steps: Sequence[int], told: Callable[[], object] = lambda: None
+    ) -> NDArray[np.float64]:
+        """Return the nats by which the logloss rises when a feature moves from its step to another [F, S].
+
+        Args:
+            steps: of each feature.
+            told: called after each feature.
+        """
+        mixed = self._mixed(steps)
+        base = self._score(mixed)
+        loss = np.zeros((len(self.features), len(LADDER)))
+        for slot in range(len(self.features)):
+            for step, vectors in enumerate(self._vectors):
+                mixed[:, slot] = vectors[:, slot]
+                loss[slot, step] = self._score(mixed) - base
+            mixed[:, slot] = self._vectors[steps[slot]][:, slot]
+            told()
+        # More bits never cost more: what says otherwise is noise, and the nearest falling curve is without it.
+        loss = np.array([isotonic_regression(curve, increasing=False) for curve in loss], dtype=np.float64)
+        return loss - np.take_along_axis(loss, np.array(steps)[:, None], axis=1)
+
+    def _mixed(self, steps: Sequence[int]) -> Tensor:
+        return torch.stack([self._vectors[step][:, slot] for slot, step in enumerate(steps)], dim=1)
+
+    def _score(self, vectors: Tensor) -> float:
+        parts = zip(torch.split(self._dense, _ROWS), torch.split(vectors, _ROWS), strict=True)
+        logits = torch.cat([self.model.interact(*part) for part in parts])
+        return float(binary_cross_entropy_with_logits(logits.double(), self._label))
+
+
+def _steps(table: Full, counts: Tensor) -> Iterator[EmbeddingTable | FrozenTable]:
+    """Yield what stands on each step: the codes of all rows, at last the table itself."""
+    for option in LADDER:
+        if option.levels:
+            codes = RQ(RQConfig(option.levels), table.features, table.dim, _These(table.rows), 0.0)
+            codes.use_counts(counts)
+            codes.set_stage("code")
+            yield codes.freeze()
+    yield table
+
+
+class _These:
+    """Gives out the rows there are."""
+
+    optimizer = None
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __call__(self, num_rows: int, width: int, init_std: float) -> Rows:
+        return self.rows

@@ -1,0 +1,86 @@
+"""A plan for people: a page that says why, and a picture of where the bytes go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimtab.files import written
+from slimtab.planning.options import LADDER
+from slimtab.planning.plan import Entrant, Plan
+from slimtab.sizes import format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_plan(
+    folder: Path, plan: Plan, entrants: Sequence[Entrant], winner: Entrant, full_bytes: int
+) -> None:
+    """Write ``plan.md`` and ``plan.png``.
+
+    Args:
+        folder: where to.
+        plan: what was planned.
+        entrants: what was trained, the full tables first.
+        winner: the one that is served.
+        full_bytes: of the full tables.
+    """
+    compared = [("", "validation logloss", "AUC", "bytes", "of full")] + [
+        (
+            f"**{e.name}**" if e is winner else e.name,
+            f"{e.logloss:.5f}",
+            f"{e.auc:.5f}",
+            format_bytes(e.nbytes),
+            f"{e.nbytes / full_bytes:.1%}",
+        )
+        for e in entrants
+    ]
+    said = (
+        "The plan below is what is served."
+        if winner.name == "plan"
+        else "The plan below was trained too, and lost: "
+        f"`{winner.name}` alone had the lower validation logloss and is served."
+    )
+    text = [
+        "# Plan",
+        said,
+        _markdown(compared),
+        "## By feature",
+        "What one feature would lose or gain in validation logloss (nats) on another step, all others "
+        "staying as planned, before anything was trained through the codes. Bytes are without codewords, "
+        f"{format_bytes(plan.shared_bytes)} for all.",
+        _markdown(plan.rows()),
+    ]
+    with written(folder / "plan.md") as beside:
+        beside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    with written(folder / "plan.png") as beside:
+        _figure(plan).savefig(beside, format="png", dpi=150)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def _figure(plan: Plan) -> Figure:
+    """Draw a curve per feature: what its logloss changes by against its bytes, and the step it was given."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for feature, loss, step in zip(plan.features, plan.loss, plan.steps, strict=True):
+        sizes = [option.nbytes(feature.num_ids, plan.dim) for option in LADDER]
+        (line,) = axes.plot(sizes, loss, linewidth=0.8, alpha=0.6)
+        axes.plot(sizes[step], loss[step], "o", color=line.get_color(), markersize=4)
+        axes.annotate(
+            feature.name, (sizes[step], loss[step]), xytext=(4, 4), textcoords="offset points", fontsize=7
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1e-5)
+    axes.xaxis.set_major_formatter(lambda nbytes, _: format_bytes(nbytes))
+    axes.set_xlabel("serving bytes of the feature (dot: what it was given)")
+    axes.set_ylabel("change of validation logloss, nats")
+    axes.grid(alpha=0.3)
+    return figure
