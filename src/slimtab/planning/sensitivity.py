@@ -78,7 +78,7 @@ class Mixtures:
                 loss[slot, step] = self._score(mixed) - base
             mixed[:, slot] = self._vectors[steps[slot]][:, slot]
             told()
-        # More bits never cost more: what says otherwise is noise, and the nearest falling curve is without it.
+        # More bits never cost more: what says otherwise is noise; the nearest falling curve is without.
         loss = np.array([isotonic_regression(curve, increasing=False) for curve in loss], dtype=np.float64)
         return loss - np.take_along_axis(loss, np.array(steps)[:, None], axis=1)
 
