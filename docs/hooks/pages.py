@@ -4,6 +4,7 @@ In the repository links lead to where the files lie; here they are turned to whe
 methods and of figures enter the menu by being there.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from slimtab.tables.base import methods
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "benchmarks" / "results"
 _HOME = (("](docs/", "]("), ("](benchmarks/results/", "](results/"))
+_ROLE = re.compile(r":(?:class|meth|func|data):\s*<code>~?(?:[\w.]+\.)?(\w+)</code>")
 _KINDS = ("static sharing", "dynamic sharing", "quantised", "width", "pruned")
 
 
@@ -51,9 +53,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links."""
+    """Turn links; keep a figure and its spread in one line of a table's cell."""
     if page.file.src_uri == "index.md":
         for here, there in _HOME:
             markdown = markdown.replace(here, there)
         return markdown
+    if page.file.src_uri.startswith("results/"):
+        return markdown.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(
+            " %", "\N{NO-BREAK SPACE}%"
+        )
     return markdown.replace("../benchmarks/results/", "results/").replace("](../README.md)", "](index.md)")
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show the roles of docstrings as the name they mean."""
+    return _ROLE.sub(r"<code>\1</code>", html)
