@@ -64,9 +64,11 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
     axes.margins(x=0.06, y=0.08)
     axes.set_xlabel("serving bytes of the embedding tables (log scale)")
     axes.set_ylabel("test AUC")
-    seeds = max(len(row.runs) for row in rows)
+    counts = [len(row.runs) for row in rows]
+    fewest, most = min(counts), max(counts)
+    seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
     axes.set_title(
-        "Quality against size" + (f" (mean ± standard deviation of {seeds} seeds)" if seeds > 1 else "")
+        "Quality against size" + (f" (mean ± standard deviation of {seeds} seeds)" if most > 1 else "")
     )
     _draw_shares(axes, rows)
     axes.grid(alpha=0.3)

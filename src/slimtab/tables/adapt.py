@@ -34,7 +34,7 @@ class AdaptConfig(TableConfig):
     Attributes:
         hot: rows owned by one id each.
         rare: rows that all other ids share.
-        hot_share: share of the rows that are ``hot``.
+        hot_share: share of the rows that single ids own.
     """
 
     by_budget = ("hot", "rare")

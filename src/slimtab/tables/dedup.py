@@ -41,7 +41,7 @@ class DedupConfig(TableConfig):
 
     Attributes:
         blocks: blocks that are stored.
-        block: rows of each, for ids of one feature that follow one another.
+        block: rows of a block, for ids of one feature that follow one another.
     """
 
     by_budget = ("blocks",)
