@@ -14,13 +14,15 @@ import torch
 
 import slimtab
 from slimtab.collection import TableCollection
-from slimtab.config import RunConfig, load_config
+from slimtab.config import RunConfig, flat, load_config
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
 from slimtab.files import written
 from slimtab.models.base import CTRModel, build_model
+from slimtab.reporting.features import feature_figures
 from slimtab.reporting.progress import ProgressBar
+from slimtab.reporting.projector import write_projector
 from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
@@ -30,6 +32,7 @@ from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
+from slimtab.training.stepping import table_of
 from slimtab.training.trainer import Trainer
 
 
@@ -84,7 +87,7 @@ def train_run(
         Loader(data, "valid", 4 * size, shuffle=False),
         config,
         folder / "checkpoints",
-        [ProgressBar(), TensorBoard(folder / "tb"), *observers],
+        [ProgressBar(), TensorBoard(folder / "tb", table_of(model)), *observers],
         Loader(data, "valid", size, shuffle=True, seed=config.seed),
         choose,
     )
@@ -93,6 +96,7 @@ def train_run(
     metrics = _metrics(config, schema, data, trainer, valid, test, time.monotonic() - started)
     freeze(model, data, folder / "frozen", metrics)
     write_outcome(folder / "tb", config, metrics, trainer.step)
+    write_projector(folder / "tb", model.tables, data)
     _write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -129,7 +133,7 @@ def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any]
 
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
-    before, now = _flat(old.to_dict()), _flat(new.to_dict())
+    before, now = flat(old.to_dict()), flat(new.to_dict())
     for key in sorted(before.keys() | now.keys()):
         # Where the folders lie does not decide the outcome: data is compared by its schema.
         if key not in ("run", "data") and before.get(key) != now.get(key):
@@ -137,16 +141,6 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
                 f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; "
                 "choose another --run, or the old settings"
             )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _metrics(
@@ -160,7 +154,7 @@ def _metrics(
 ) -> dict[str, Any]:
     table = trainer.model.tables.table
     assert isinstance(table, EmbeddingTable)
-    full, serve = schema.full_bytes(config.table.dim), table.serve_bytes()
+    full, frozen = schema.full_bytes(config.table.dim), table.freeze()
     budget = None if config.table.budget is None else Budget.parse(config.table.budget).resolve(full)
     return {
         "run": config.run,
@@ -171,7 +165,7 @@ def _metrics(
         "budget_bytes": budget,
         "full_bytes": full,
         "train_bytes": trainer.train_bytes,
-        "serve_bytes": serve,
+        "serve_bytes": frozen.serve_bytes(),
         "vocab_bytes": _vocabulary_bytes(schema, data),
         "checkpoint_bytes": max(
             path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
@@ -182,7 +176,8 @@ def _metrics(
         "steps": trainer.step,
         "rows_per_second": trainer.rows_per_second,
         "wall_seconds": seconds,
-        "table_stats": table.stats(),
+        "table_stats": table.stats() | frozen.stats(),
+        "features": feature_figures(table, frozen),
         "settings": _decisive(config),
         "data": {"path": config.data, "rows": schema.rows, "fingerprint": schema.fingerprint()},
         "versions": {
