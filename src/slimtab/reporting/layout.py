@@ -16,7 +16,7 @@ _CHARTS = {
     },
     "bytes": {
         "serving bytes": ["bytes/serve_bytes"],
-        "beside them: full tables, training, vocabulary": ["bytes/(full|train|vocab)_bytes"],
+        "full tables, training, vocabulary": ["bytes/(full|train|vocab)_bytes"],
     },
     "speed": {"rows per second": ["speed/rows_per_second"]},
     "health": {

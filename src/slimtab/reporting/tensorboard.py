@@ -82,8 +82,8 @@ def write_outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], step
         for name, value in {"seed": config.seed, **flat(metrics["settings"])}.items()
     }
     outcome = {
-        "test/auc": metrics["test"]["auc"],
-        "test/logloss": metrics["test"]["logloss"],
+        "outcome/auc_test": metrics["test"]["auc"],
+        "outcome/logloss_test": metrics["test"]["logloss"],
         "outcome/serve_bytes": metrics["serve_bytes"],
         "outcome/share_of_full": metrics["serve_bytes"] / metrics["full_bytes"],
         "outcome/rows_per_second": metrics["rows_per_second"],
