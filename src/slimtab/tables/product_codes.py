@@ -162,7 +162,7 @@ class FrozenProductCodes(FrozenTable):
         self.register_buffer("pieces", pieces)
         full = torch.tensor([f.num_ids for f in features]) * torch.tensor(config.exact)
         hot_ids, cold_ids = (torch.tensor(ids) for ids in config.coded_ids(features))
-        self.coded_ids = (hot_ids + cold_ids).tolist()
+        self.coded_ids = [sum(ids) for ids in zip(*config.coded_ids(features), strict=True)]
         tensors = {
             # All ones or all zeros, to be combined with numbers bit by bit.
             "full": -torch.tensor(config.exact).long(),
