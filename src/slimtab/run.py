@@ -27,7 +27,7 @@ from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
 from slimtab.sizes import Budget
-from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
@@ -93,8 +93,9 @@ def train_run(
     )
     valid = trainer.fit()
     test = evaluate(model, Loader(data, "test", 4 * size, shuffle=False))
-    metrics = _metrics(config, schema, data, trainer, valid, test, time.monotonic() - started)
-    freeze(model, data, folder / "frozen", metrics)
+    frozen = model.tables.freeze()  # once: methods that code their rows take a while
+    metrics = _metrics(config, schema, data, trainer, frozen, valid, test, time.monotonic() - started)
+    freeze(model, frozen, data, folder / "frozen", metrics)
     write_outcome(folder / "tb", config, metrics, trainer.step)
     write_projector(folder / "tb", model.tables, data)
     _write_json(folder / "metrics.json", metrics)
@@ -148,13 +149,15 @@ def _metrics(
     schema: Schema,
     data: Path,
     trainer: Trainer,
+    frozen: TableCollection,
     valid: Metrics,
     test: Metrics,
     seconds: float,
 ) -> dict[str, Any]:
     table = trainer.model.tables.table
     assert isinstance(table, EmbeddingTable)
-    full, frozen = schema.full_bytes(config.table.dim), table.freeze()
+    assert isinstance(frozen.table, FrozenTable)
+    full = schema.full_bytes(config.table.dim)
     budget = None if config.table.budget is None else Budget.parse(config.table.budget).resolve(full)
     return {
         "run": config.run,
@@ -165,7 +168,7 @@ def _metrics(
         "budget_bytes": budget,
         "full_bytes": full,
         "train_bytes": trainer.train_bytes,
-        "serve_bytes": frozen.serve_bytes(),
+        "serve_bytes": frozen.table.serve_bytes(),
         "vocab_bytes": _vocabulary_bytes(schema, data),
         "checkpoint_bytes": max(
             path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
@@ -176,8 +179,8 @@ def _metrics(
         "steps": trainer.step,
         "rows_per_second": trainer.rows_per_second,
         "wall_seconds": seconds,
-        "table_stats": table.stats() | frozen.stats(),
-        "features": feature_figures(table, frozen),
+        "table_stats": table.stats() | frozen.table.stats(),
+        "features": feature_figures(table, frozen.table),
         "settings": _decisive(config),
         "data": {"path": config.data, "rows": schema.rows, "fingerprint": schema.fingerprint()},
         "versions": {
