@@ -76,6 +76,8 @@ def test_metrics_json(prepared, finished):
     assert metrics["data"]["fingerprint"] == prepared.schema.fingerprint()
     assert (metrics["valid"]["rows"], metrics["test"]["rows"]) == (400, 400)
     assert metrics["epochs"] == 2
+    assert list(metrics["features"]) == [feature.name for feature in prepared.schema.features]
+    assert sum(figures["bytes"] for figures in metrics["features"].values()) == metrics["serve_bytes"]
 
 
 def test_it_learns(prepared, tmp_path):
@@ -95,6 +97,7 @@ def test_the_run_folder(finished):
     assert {path.name for path in (folder / "frozen").iterdir()} >= {
         "tables.safetensors", "dense.safetensors", "encoder", "model.json",
     }  # fmt: skip
+    assert {path.name for path in (folder / "tb").iterdir()} >= {"projector_config.pbtxt", "hparams"}
     assert not list(folder.rglob("*.tmp"))
 
 

@@ -209,6 +209,17 @@ def read_assignment(text: str, example: str) -> tuple[str, Any]:
         raise SlimtabError(f"'{text}': what stands after = cannot be read; quote it as YAML does") from error
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
 def build_config(values: Mapping[str, Any]) -> RunConfig:
     """Turn plain values into a :class:`RunConfig`, checking every key and type.
 

@@ -15,21 +15,25 @@ import torch
 
 import slimtab
 from slimtab.collection import TableCollection
-from slimtab.config import RunConfig, load_config
+from slimtab.config import RunConfig, flat, load_config
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
 from slimtab.files import written
 from slimtab.models.base import CTRModel, build_model
+from slimtab.reporting.features import feature_figures
 from slimtab.reporting.progress import ProgressBar
+from slimtab.reporting.projector import write_projector
 from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
 from slimtab.sizes import Budget
+from slimtab.tables.base import FrozenTable
 from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
+from slimtab.training.stepping import table_of
 from slimtab.training.trainer import Trainer
 
 
@@ -76,9 +80,11 @@ def train_run(
     fitted = _fit(config, schema, observers, choose)
     trainer = fitted.trainer
     test = evaluate(trainer.model, Loader(data, "test", 4 * config.training.batch_size, shuffle=False))
-    metrics = _metrics(config, schema, data, fitted, test, time.monotonic() - started)
-    freeze(trainer.model, data, folder / "frozen", metrics)
+    frozen = trainer.model.tables.freeze()  # once: methods that code their rows take a while
+    metrics = _metrics(config, schema, data, fitted, frozen, test, time.monotonic() - started)
+    freeze(trainer.model, frozen, data, folder / "frozen", metrics)
     write_outcome(folder / "tb", config, metrics, trainer.step)
+    write_projector(folder / "tb", trainer.model.tables, data)
     _write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -125,7 +131,7 @@ def _fit(
         Loader(data, "valid", 4 * size, shuffle=False),
         config,
         folder / "checkpoints",
-        [ProgressBar(), TensorBoard(folder / "tb"), *observers],
+        [ProgressBar(), TensorBoard(folder / "tb", table_of(model)), *observers],
         Loader(data, "valid", size, shuffle=True, seed=config.seed),
         choose,
     )
@@ -164,7 +170,7 @@ def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any]
 
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
-    before, now = _flat(old.to_dict()), _flat(new.to_dict())
+    before, now = flat(old.to_dict()), flat(new.to_dict())
     for key in sorted(before.keys() | now.keys()):
         # Where the folders lie does not decide the outcome: data is compared by its schema.
         if key not in ("run", "data") and before.get(key) != now.get(key):
@@ -174,26 +180,18 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
             )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
 def _metrics(
     config: RunConfig,
     schema: Schema,
     data: Path,
     fitted: Fitted,
+    frozen: TableCollection,
     test: Metrics,
     seconds: float,
 ) -> dict[str, Any]:
     trainer, table = fitted.trainer, fitted.trainer.table
-    full, serve = schema.full_bytes(config.table.dim), table.serve_bytes()
+    assert isinstance(frozen.table, FrozenTable)
+    full = schema.full_bytes(config.table.dim)
     budget = None if config.table.budget is None else Budget.parse(config.table.budget).resolve(full)
     return {
         "run": config.run,
@@ -204,7 +202,7 @@ def _metrics(
         "budget_bytes": budget,
         "full_bytes": full,
         "train_bytes": trainer.train_bytes,
-        "serve_bytes": serve,
+        "serve_bytes": frozen.table.serve_bytes(),
         "vocab_bytes": _vocabulary_bytes(schema, data),
         "checkpoint_bytes": max(
             path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
@@ -215,7 +213,8 @@ def _metrics(
         "steps": trainer.step,
         "rows_per_second": trainer.rows_per_second,
         "wall_seconds": seconds,
-        "table_stats": table.stats(),
+        "table_stats": table.stats() | frozen.table.stats(),
+        "features": feature_figures(table, frozen.table),
         "settings": _decisive(config),
         "data": {"path": config.data, "rows": schema.rows, "fingerprint": schema.fingerprint()},
         "versions": {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,25 +11,30 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 
-def open_study(place: Path | str, name: str, directions: Sequence[str]) -> Study:
+def open_study(place: Path | str, name: str, objectives: Mapping[str, str]) -> Study:
     """Open a study, or make it.
 
     Args:
         place: journal file, or an address that Optuna takes, such as ``sqlite:///sweeps.db``.
         name: of the study.
-        directions: ``maximize`` or ``minimize``, of each value.
+        objectives: ``maximize`` or ``minimize`` by the name of each value, which other tools show.
     """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(place))) if isinstance(place, Path) else place,
         study_name=name,
         load_if_exists=True,
-        directions=list(directions),
+        directions=list(objectives.values()),
     )
+    if not study.user_attrs:  # new, and nobody else's
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(objectives))
+    return study
 
 
 def differing(study: Study, belongs: Mapping[str, object]) -> str | None:

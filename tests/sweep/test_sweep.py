@@ -13,6 +13,7 @@ import yaml
 from optuna.trial import TrialState
 
 from slimtab.cli import main
+from slimtab.studies import open_study
 from slimtab.sweep.settings import read_sweep
 from slimtab.sweep.study import sweep_study
 from slimtab.sweep.worker import work
@@ -54,6 +55,8 @@ def test_a_front(prepared, tmp_path, capsys):
         )
         assert (metrics["valid"]["auc"], metrics["serve_bytes"]) == (one["auc"], one["bytes"])
     assert (tmp_path / "out" / "front.png").read_bytes().startswith(b"\x89PNG")
+    study = open_study(tmp_path / "out" / "study.journal", "out", {"auc": "maximize", "bytes": "minimize"})
+    assert study.metric_names == ["auc", "bytes"]  # what optuna-dashboard calls them
     # Six settings and eight trials: what was trained before is not trained again.
     settings = [(line["table.budget"], line["table.method"]) for line in lines if not line["note"]]
     assert len(settings) == len(set(settings))

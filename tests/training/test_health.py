@@ -8,6 +8,7 @@ import torch
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
 from slimtab.models.base import build_model
+from slimtab.tables.rows import SteppedRows
 from slimtab.testing import fake_batch, fake_schema
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.optimizers import fused_rows
@@ -32,8 +33,24 @@ def test_norms_and_oov_rates():
     assert figures["norm/dense_weight"] == pytest.approx(float(weights.norm()), rel=1e-5)
     assert figures["norm/rows_gradient"] > 0
     assert figures["norm/rows_weight"] > 0
+    cells = batch.ragged.values[: int(batch.ragged.lengths[0].sum())]
+    assert figures["oov/M1"] == pytest.approx(float((cells == 0).float().mean()))
     for column, key in enumerate(batch.keys):
         assert figures[f"oov/{key}"] == pytest.approx(float((batch.ids[:, column] == 0).float().mean()))
+
+
+def test_norms_are_over_all_tables_of_rows():
+    """A method may keep its rows in several places; one norm stands for all of them."""
+    tables = TableCollection.build(
+        SCHEMA.features, 8, "mde", "40%", make_rows=fused_rows(OptimizerSettings())
+    )
+    network, batch = build_model("deepfm", tables, 2, {"mlp": [8]}), fake_batch(SCHEMA, 64, 0)
+    network(batch).sum().backward()
+    rows = [module for module in network.modules() if isinstance(module, SteppedRows)]
+    assert len(rows) > 1
+    figures = health_figures(network, batch)
+    assert figures["norm/rows_gradient"] == pytest.approx(sum(r.grad_norm() ** 2 for r in rows) ** 0.5)
+    assert figures["norm/rows_weight"] == pytest.approx(sum(r.touched_norm() ** 2 for r in rows) ** 0.5)
 
 
 def test_looking_changes_nothing():

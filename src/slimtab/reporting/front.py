@@ -41,8 +41,8 @@ class FrontBoard:
     def chosen(self, names: Sequence[str], sizes: Sequence[int], point: Point) -> None:
         """Write what each feature was left, and close."""
         for name, size, kept, width in zip(names, sizes, point.shape.kept, point.shape.widths, strict=True):
-            self._writer.add_scalar(f"width/{name}", width, 0)
-            self._writer.add_scalar(f"rows_kept/{name}", kept / size, 0)
+            self._writer.add_scalar(f"feature_width/{name}", width, 0)
+            self._writer.add_scalar(f"feature_rows_kept/{name}", kept / size, 0)
         self._writer.close()
 
 

@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from slimtab.config import RunConfig
+from slimtab.config import RunConfig, flat
+from slimtab.reporting.features import feature_table
+from slimtab.reporting.layout import layout
+from slimtab.tables.base import EmbeddingTable
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
 
-# One board per question: is it good, is it small, is it fast, is it well.
-_LAYOUT = {
-    "slimtab": {
-        "logloss": ["Multiline", ["loss/train", "valid/logloss"]],
-        "AUC": ["Multiline", ["valid/auc"]],
-        "bytes": ["Multiline", ["bytes/.*"]],
-        "speed": ["Multiline", ["speed/rows_per_second"]],
-        "out of vocabulary": ["Multiline", ["oov/.*"]],
-        "norms": ["Multiline", ["norm/.*"]],
-    }
-}
+_ONCE = ("ids", "bytes", "collisions")  # of each feature; points and no curves, so the text shows them better
 
 
 class TensorBoard(Observer):
@@ -29,17 +23,19 @@ class TensorBoard(Observer):
 
     Args:
         folder: where event files go; a resumed run continues its curves.
+        table: whose figures are written at each validation; none by default.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, table: EmbeddingTable | None = None) -> None:
+        self._folder, self._table = folder, table
+        self._charted: set[str] = set()
         self._writer: SummaryWriter | None = None
 
     def _open(self, step: int) -> SummaryWriter:
         if self._writer is None:
             # Points after ``step`` were written by a killed sitting that this one repeats.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
-            self._writer.add_custom_scalars(_LAYOUT)
+            self._writer.add_custom_scalars(layout())
         return self._writer
 
     def on_log(self, report: StepReport) -> None:
@@ -52,10 +48,21 @@ class TensorBoard(Observer):
             writer.add_scalar(name, value, report.step)
 
     def on_validation(self, step: int, metrics: Metrics, best: bool) -> None:
-        """Write validation metrics."""
+        """Write validation metrics, and the table's figures."""
         writer = self._open(step)
         for name in ("auc", "logloss", "calibration"):
             writer.add_scalar(f"valid/{name}", getattr(metrics, name), step)
+        if self._table is None:
+            return
+        figures, by_feature = self._table.stats(), self._table.stats_by_feature()
+        if not self._charted >= {*figures, *by_feature}:  # each stage of a method may have others
+            self._charted |= {*figures, *by_feature}
+            writer.add_custom_scalars(layout(figures, by_feature))
+        for name, value in figures.items():
+            writer.add_scalar(f"table/{name}", value, step)
+        for name, values in by_feature.items():
+            for feature, value in values.items():
+                writer.add_scalar(f"feature_{name}/{feature}", value, step)
 
     def on_end(self) -> None:
         """Flush and close."""
@@ -65,22 +72,20 @@ class TensorBoard(Observer):
 
 
 def write_outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], step: int) -> None:
-    """Write a run's bytes, and its settings beside its outcome for the hyper-parameter tab."""
+    """Write a run's bytes, its figures by feature, and its settings beside its outcome.
+
+    Settings are named as in ``config.yaml``. Which there are is not written: TensorBoard then gathers them
+    from all runs it sees, and shows those first in which they differ.
+    """
     settings = {
-        "model": config.model.name,
-        "method": config.table.method,
-        "budget": str(config.table.budget or "full"),
-        "dim": config.table.dim,
-        "rows_lr": config.optimizer.rows_lr,
-        "rows_decay": config.optimizer.rows_decay,
-        "lr": config.optimizer.lr,
-        "batch_size": config.training.batch_size,
-        "seed": config.seed,
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in {"seed": config.seed, **flat(metrics["settings"])}.items()
     }
     outcome = {
-        "test/auc": metrics["test"]["auc"],
-        "test/logloss": metrics["test"]["logloss"],
+        "outcome/auc_test": metrics["test"]["auc"],
+        "outcome/logloss_test": metrics["test"]["logloss"],
         "outcome/serve_bytes": metrics["serve_bytes"],
+        "outcome/share_of_full": metrics["serve_bytes"] / metrics["full_bytes"],
         "outcome/rows_per_second": metrics["rows_per_second"],
     }
     with SummaryWriter(str(folder)) as writer:
@@ -88,4 +93,18 @@ def write_outcome(folder: Path, config: RunConfig, metrics: dict[str, Any], step
             writer.add_scalar(f"bytes/{name}", metrics[name], step)
         for name, value in metrics["table_stats"].items():
             writer.add_scalar(f"table/{name}", value, step)
-        writer.add_hparams(settings, outcome, run_name="hparams")
+        for feature, figures in metrics["features"].items():
+            for name, value in figures.items():
+                if name != "ids":
+                    writer.add_scalar(f"feature_{name}/{feature}", value, step)
+        by_feature = dict.fromkeys(name for figures in metrics["features"].values() for name in figures)
+        curves = [name for name in by_feature if name not in _ONCE]
+        writer.add_custom_scalars(layout(metrics["table_stats"], curves))
+        writer.add_text("features", feature_table(metrics["features"]), step)
+    _, start, end = hparams(settings, outcome)
+    # A folder of its own: the columns of the tab are the scalars that stand beside the settings.
+    with SummaryWriter(str(folder / "hparams")) as writer:
+        for summary in (start, end):
+            writer.file_writer.add_summary(summary)
+        for name, value in outcome.items():
+            writer.add_scalar(name, value, step)

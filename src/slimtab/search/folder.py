@@ -59,14 +59,14 @@ def search_study(run: Path, directions: Sequence[str], belongs: Mapping[str, obj
 
     Args:
         run: run folder.
-        directions: ``maximize`` or ``minimize``, of each value.
+        directions: ``maximize`` or ``minimize``, of AUC and perhaps of bytes.
         belongs: what the study is of, in plain values; it must not differ from what it was made with.
 
     Raises:
         SlimtabError: when the study is another search's.
     """
     path = run / "search" / STUDY
-    study = open_study(path, "widths", directions)
+    study = open_study(path, "widths", dict(zip(("auc", "bytes"), directions, strict=False)))
     expected = {**belongs, "directions": list(directions)}
     if (key := differing(study, expected)) is not None:
         raise SlimtabError(

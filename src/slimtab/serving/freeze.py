@@ -23,11 +23,12 @@ from slimtab.tables.rows import PlainRows
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 
-def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> None:
+def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card: Mapping[str, Any]) -> None:
     """Write ``tables.safetensors``, ``dense.safetensors``, ``encoder/`` and ``model.json`` under ``out``.
 
     Args:
         model: a trained model.
+        frozen: its tables, frozen.
         data: the dataset folder it was trained on, for the encoder.
         out: folder to make; an earlier one is replaced only when the new one is whole.
         card: what to say of the model (bytes, metrics), kept in ``model.json``.
@@ -37,7 +38,7 @@ def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> N
     beside = out.with_name(out.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    write_tensors(beside / "tables.safetensors", model.tables.freeze().state_dict(), {})
+    write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
     write_tensors(beside / "dense.safetensors", _dense_state(model), {})
     Encoder.load(data).save(beside / "encoder")
     build = {

@@ -27,7 +27,7 @@ def ranking(study: Study, config: SweepConfig) -> list[FrozenTrial]:
         return sorted(distinct.values(), key=lambda trial: trial.values[-1])
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     done = [trial for trial in done if "same_as" not in trial.user_attrs]
-    sign = 1 if config.directions[0] == "minimize" else -1
+    sign = 1 if config.directions[config.objectives[0]] == "minimize" else -1
     return sorted(done, key=lambda trial: sign * trial.values[0])[:_SHOWN]
 
 

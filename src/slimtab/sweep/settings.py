@@ -46,9 +46,9 @@ class SweepConfig:
     seed: int = 0
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> dict[str, str]:
         """``minimize`` or ``maximize``, of each objective."""
-        return [OBJECTIVES[name] for name in self.objectives]
+        return {name: OBJECTIVES[name] for name in self.objectives}
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return what Optuna draws each varied setting from."""

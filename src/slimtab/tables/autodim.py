@@ -383,3 +383,10 @@ class AutoDim(EmbeddingTable, method="autodim"):
             "price": float(self.mixture.price),
             "largest_share": float(self.mixture.shares.detach().softmax(dim=1).amax(dim=1).mean()),
         }
+
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the width of each feature's rows: while widths are searched, the mean over its shares."""
+        if self.mixture is None:
+            return self._chosen().stats_by_feature()
+        shares = self.mixture.shares.detach().softmax(dim=1)
+        return {"width": self.named((shares @ shares.new_tensor(self.mixture.widths)).tolist())}

@@ -8,7 +8,7 @@ import importlib
 import itertools
 import math
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from itertools import accumulate
@@ -124,6 +124,10 @@ class FrozenTable(nn.Module, abc.ABC):
     def project(self, pooled: Tensor) -> Tensor:
         """Turn pooled vectors [B, F, width] into [B, F, dim]; see :meth:`EmbeddingTable.project`."""
         return pooled
+
+    def stats(self) -> dict[str, float]:
+        """Return figures of what is served, for dashboards; they may take a pass over all ids."""
+        return {}
 
     def serve_bytes(self) -> int:
         """Bytes of everything a lookup needs."""
@@ -295,8 +299,23 @@ class EmbeddingTable(nn.Module, abc.ABC):
         return {}
 
     def stats(self) -> dict[str, float]:
-        """Return figures for dashboards."""
+        """Return figures for dashboards.
+
+        They are asked for at each validation: at most a pass over the rows, as a checkpoint takes.
+        """
         return {}
+
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return figures that each feature has of its own, as ``{"width": {"C1": 4}}``.
+
+        Names that methods share: ``width`` of rows; ``rows_kept`` and ``elements_kept``, shares of all. They
+        are asked for at each validation, as :meth:`stats` is.
+        """
+        return {}
+
+    def named(self, values: Iterable[float]) -> dict[str, float]:
+        """Return ``values``, one for each feature in slot order, by the features' names."""
+        return {feature.name: value for feature, value in zip(self.features, values, strict=True)}
 
     def serve_bytes(self) -> int:
         """Bytes of the frozen table: summed over its buffers."""

@@ -106,6 +106,7 @@ class Grouped(EmbeddingTable):
             self.routes,
             [table.freeze() for table in self._tables()],
             [table.width for table in self._tables()],
+            self._names(),
         )
 
     def penalty(self) -> Tensor | None:
@@ -171,11 +172,18 @@ class Grouped(EmbeddingTable):
 
     def stats(self) -> dict[str, float]:
         """Return the figures of all groups, as ``0_qr/rows``."""
-        return {
-            f"{number}_{table.method}/{name}": figure
-            for number, table in enumerate(self._tables())
-            for name, figure in table.stats().items()
-        }
+        return _joined(self._names(), self._tables())
+
+    def _names(self) -> list[str]:
+        return [f"{number}_{table.method}" for number, table in enumerate(self._tables())]
+
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the figures of all groups; a feature has those that its group knows."""
+        joined: dict[str, dict[str, float]] = {}
+        for table in self._tables():
+            for name, values in table.stats_by_feature().items():
+                joined.setdefault(name, {}).update(values)
+        return joined
 
     def bytes_by_feature(self) -> list[int]:
         """Return what each group says of its features."""
@@ -233,9 +241,11 @@ class _Padded(nn.Module):
 class FrozenGrouped(FrozenTable):
     """Frozen groups. Each is asked for every id, so that shapes do not depend on the ids."""
 
-    def __init__(self, routes: _Routes, tables: Sequence[FrozenTable], widths: Sequence[int]) -> None:
+    def __init__(
+        self, routes: _Routes, tables: Sequence[FrozenTable], widths: Sequence[int], names: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.routes, self.width = routes, max(widths)
+        self.routes, self.width, self.names = routes, max(widths), tuple(names)
         self.tables = nn.ModuleList(map(_Padded, tables, widths))
         self.costly = any(table.costly for table in tables)  # type: ignore[misc]
 
@@ -253,6 +263,19 @@ class FrozenGrouped(FrozenTable):
     def project(self, pooled: Tensor) -> Tensor:
         """Apply each group's own projection to the width that is its own."""
         return self.routes.project(pooled, list(self.tables))  # type: ignore[arg-type]
+
+    def stats(self) -> dict[str, float]:
+        """Return the figures of all groups, named as those of :class:`Grouped`."""
+        return _joined(self.names, [padded.table for padded in self.tables])  # type: ignore[misc]
+
+
+def _joined(names: Sequence[str], tables: Sequence[EmbeddingTable | FrozenTable]) -> dict[str, float]:
+    """Return the figures of all tables under their names."""
+    return {
+        f"{group}/{name}": figure
+        for group, table in zip(names, tables, strict=True)
+        for name, figure in table.stats().items()
+    }
 
 
 def size_table(

@@ -251,6 +251,10 @@ class Mde(EmbeddingTable, method="mde"):
             for feature, width in zip(self.features, self.config.widths, strict=True)  # type: ignore[attr-defined]
         ]
 
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the width of each feature's rows."""
+        return {"width": self.named(self.widths.tolist())}
+
     def stats(self) -> dict[str, float]:
         """Return the mean width over features and over ids."""
         ids = torch.tensor([feature.num_ids for feature in self.features], dtype=torch.float64)

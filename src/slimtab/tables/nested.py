@@ -141,6 +141,10 @@ class Nested(EmbeddingTable, method="nested"):
                 packed[begin:end] = values[start:stop, :width].flatten()
         return _FrozenNested(packed, widths, self.sizes.clone(), self.dim)
 
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the width of each feature's rows."""
+        return {"width": self.named(self.widths.tolist())}
+
     def stats(self) -> dict[str, float]:
         """Return the mean width over features and over ids."""
         widths, sizes = self.widths.double(), self.sizes.double()

@@ -217,3 +217,15 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         if self.thresholds is None:
             return {}
         return {"mean_threshold": float(self.thresholds.mean())}
+
+    @torch.no_grad()
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return rows kept and width once chosen, and the rows above their threshold until then."""
+        if self.config.widths:
+            shares = [kept / size for kept, size in zip(self.config.kept, self.sizes, strict=True)]
+            return {"rows_kept": self.named(shares), "width": self.named(self.config.widths)}
+        if self.thresholds is None:
+            return {}
+        norms = torch.split(self.rows.values().abs().sum(dim=1), self.sizes)  # type: ignore[operator]
+        above = [float((n > t).float().mean()) for n, t in zip(norms, self.thresholds, strict=True)]
+        return {"rows_kept": self.named(above)}

@@ -25,8 +25,10 @@ from slimtab.tables.packing import read_words
 from slimtab.tables.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.starts import starts
+from slimtab.tables.usage import CodeUse
 
 _CHUNK = 256  # queries compared with the codebook at a time: their distances stay in the cache
+_CODED = 1 << 18  # ids whose codes are read at a time for statistics
 _LEAST_BITS, _MOST_BITS = 5, 8  # of a code, where there are several parts
 # Features of up to this many ids per unit of the share that codes take of full rows stay full, as in `hash`.
 _EXACT_PER_SHARE = 2000
@@ -160,6 +162,7 @@ class FrozenProductCodes(FrozenTable):
         self.register_buffer("pieces", pieces)
         full = torch.tensor([f.num_ids for f in features]) * torch.tensor(config.exact)
         hot_ids, cold_ids = (torch.tensor(ids) for ids in config.coded_ids(features))
+        self.coded_ids = [sum(ids) for ids in zip(*config.coded_ids(features), strict=True)]
         tensors = {
             # All ones or all zeros, to be combined with numbers bit by bit.
             "full": -torch.tensor(config.exact).long(),
@@ -184,6 +187,16 @@ class FrozenProductCodes(FrozenTable):
         if full is not None:
             address += self.own.index_select(0, slot).add_(full & ids).to(numbers)[:, None]
         return read_rows(self.pieces, address.flatten()).view(-1, address.shape[1] * self.pieces.shape[1])
+
+    def stats(self) -> dict[str, float]:
+        """Return how many pieces of the codebook are used by ids that have codes, and how evenly."""
+        if not self.codes:
+            return {}
+        used = CodeUse([self.codes] * self.parts)
+        for slot, size in enumerate(self.coded_ids):
+            for ids in torch.split(torch.arange(size, device=self.packed.device), _CODED):
+                used.add(self._codes(ids, torch.full_like(ids, slot), None).long())
+        return used.stats()
 
     def _codes(self, ids: Tensor, slot: Tensor, full: Tensor | None) -> Tensor:
         """Return codes [N, parts] uint8; zeros for ids of full features."""

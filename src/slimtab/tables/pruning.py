@@ -214,11 +214,23 @@ class PrunedTable(EmbeddingTable):
         return FrozenSparse(values, mask, config.rows, config.elements, self.offset)
 
     def stats(self) -> dict[str, float]:
-        """Return the shares of rows and of elements that are kept."""
+        """Return the shares of rows and of elements that are kept, once that is decided."""
         rows = self.rows.num_rows
+        if not self.config.rows:
+            return {}
         return {
             "rows_kept": self.config.rows / rows,
             "elements_kept": self.config.elements / (rows * self.dim),
+        }
+
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the shares of each feature's rows and elements that are kept, once that is decided."""
+        if self.mask is None:
+            return {}
+        masks = torch.split(self.mask, [feature.num_ids for feature in self.features])
+        return {
+            "rows_kept": self.named(float(mask.any(dim=1).float().mean()) for mask in masks),
+            "elements_kept": self.named(float(mask.float().mean()) for mask in masks),
         }
 
     def _slots(self) -> Tensor:

@@ -31,6 +31,7 @@ from slimtab.tables.kmeans import nearest, weighted_kmeans
 from slimtab.tables.packing import MAX_BITS, pack, packed_bytes, unpack
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.starts import starts
+from slimtab.tables.usage import CodeUse
 
 _BITS = 8  # of a code at most: 256 codewords a level
 _SAMPLE = 1 << 17  # rows that k-means sees at most
@@ -98,6 +99,7 @@ class FrozenRQ(FrozenTable):
         self.bits = sum(config.levels)
         # A code in each byte, as budgets make it.
         self.in_bytes = all(bits == 8 for bits in config.levels[:-1])
+        self.ids, self.levels = len(codes), config.levels
         shifts = list(accumulate(config.levels, initial=0))[:-1]
         self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
         self.register_buffer("shift", torch.tensor(shifts), persistent=False)
@@ -114,6 +116,13 @@ class FrozenRQ(FrozenTable):
         else:
             codes = ((words >> self.shift) & self.mask) + self.start
         return F.embedding_bag(codes, self.codewords.float(), mode="sum")
+
+    def stats(self) -> dict[str, float]:
+        """Return how many codewords are used, and how evenly."""
+        used = CodeUse(1 << bits for bits in self.levels)
+        for rows in torch.split(torch.arange(self.ids, device=self.codes.device), _CHUNK):
+            used.add((unpack(self.codes, rows, 1, self.bits) >> self.shift) & self.mask)
+        return used.stats()
 
 
 class RQ(EmbeddingTable, method="rq"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -24,11 +25,16 @@ def health_figures(model: CTRModel, batch: Batch) -> dict[str, float]:
         "norm/dense_gradient": _norm([p.grad for p in dense if p.grad is not None]),
         "norm/dense_weight": _norm([p.detach() for p in dense]),
     }
-    for rows in _stepped(model).values():
-        figures["norm/rows_gradient"] = rows.grad_norm() or 0.0
-        figures["norm/rows_weight"] = rows.touched_norm()
+    if stepped := _stepped(model).values():
+        figures["norm/rows_gradient"] = math.hypot(*(rows.grad_norm() or 0.0 for rows in stepped))
+        figures["norm/rows_weight"] = math.hypot(*(rows.touched_norm() for rows in stepped))
     for key, rate in zip(batch.keys, (batch.ids == 0).float().mean(dim=0).tolist(), strict=True):
         figures[f"oov/{key}"] = rate
+    if batch.ragged is not None:
+        cells = torch.split(batch.ragged.values, batch.ragged.lengths.sum(dim=1).tolist())
+        for key, ids in zip(batch.ragged.keys, cells, strict=True):
+            if len(ids):
+                figures[f"oov/{key}"] = float((ids == 0).float().mean())
     return figures
 
 
