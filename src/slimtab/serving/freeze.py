@@ -23,7 +23,7 @@ from slimtab.tables.rows import PlainRows
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 
-def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> None:
+def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> TableCollection:
     """Write ``tables.safetensors``, ``dense.safetensors``, ``encoder/`` and ``model.json`` under ``out``.
 
     Args:
@@ -31,13 +31,17 @@ def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> N
         data: the dataset folder it was trained on, for the encoder.
         out: folder to make; an earlier one is replaced only when the new one is whole.
         card: what to say of the model (bytes, metrics), kept in ``model.json``.
+
+    Returns:
+        The frozen tables.
     """
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
     beside = out.with_name(out.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    write_tensors(beside / "tables.safetensors", model.tables.freeze().state_dict(), {})
+    frozen = model.tables.freeze().eval()
+    write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
     write_tensors(beside / "dense.safetensors", _dense_state(model), {})
     Encoder.load(data).save(beside / "encoder")
     build = {
@@ -52,6 +56,7 @@ def freeze(model: CTRModel, data: Path, out: Path, card: Mapping[str, Any]) -> N
     (beside / "model.json").write_text(json.dumps({**build, **card}, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     beside.rename(out)
+    return frozen
 
 
 def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
