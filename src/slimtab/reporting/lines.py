@@ -59,3 +59,10 @@ def seeds_range(rows: Sequence[Contender]) -> str:
     if len(counts) == 1:
         return seeds_text(counts[0])
     return f"{counts[0]} to {counts[-1]} seeds"
+
+
+def byte_ticks(rows: Sequence[Contender]) -> list[int]:
+    """Return round numbers of bytes around those of the rows: 1, 2 and 5 of each decade."""
+    sizes = [row.mean("serve_bytes") for row in rows]
+    ticks = (first * 10**power for power in range(15) for first in (1, 2, 5))
+    return [tick for tick in ticks if min(sizes) / 2 <= tick <= 2 * max(sizes)]

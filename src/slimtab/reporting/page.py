@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from slimtab.files import written
 from slimtab.reporting.compare import HEAD, SPEEDS, Contender, best_of, cells
-from slimtab.reporting.lines import Line, lines, seeds_range
+from slimtab.reporting.lines import Line, byte_ticks, lines, seeds_range
 from slimtab.sizes import format_bytes
 
 _STYLE = """
@@ -25,7 +25,6 @@ td:nth-child(2) { white-space: normal }
 th { position: sticky; top: 0; background: #fff }
 tr.hull td { font-weight: 600 }
 """
-_TICKS = (1, 2, 5)  # of each decade of bytes
 _LINE_HEIGHT = 21  # pixels of a legend's entry
 
 
@@ -87,13 +86,7 @@ def _trade(drawn: Sequence[Line], best: Sequence[Contender]) -> go.Figure:
             text=[_hover(row) for row in line.points],
             hovertemplate="<b>%{fullData.name}</b><br>%{text}<extra></extra>",
         )
-    sizes = [row.mean("serve_bytes") for line in drawn for row in line.points]
-    ticks = [
-        first * 10**power
-        for power in range(12)
-        for first in _TICKS
-        if min(sizes) / 3 <= first * 10**power <= 3 * max(sizes)
-    ]
+    ticks = byte_ticks([row for line in drawn for row in line.points])
     figure.update_xaxes(
         type="log",
         tickvals=ticks,
@@ -119,7 +112,11 @@ def _speed(
     points = [(line.label, row, figure_of(row)) for line in reversed(drawn) for row in line.points]
     points = [point for point in points if point[2] is not None]
     figure = go.Figure(
-        layout={"template": "plotly_white", "height": 130 + _LINE_HEIGHT * len(drawn), "margin": {"t": 40}}
+        layout={
+            "template": "plotly_white",
+            "height": max(300, 130 + _LINE_HEIGHT * len(drawn)),
+            "margin": {"t": 40},
+        }
     )
     shares = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     figure.add_scatter(

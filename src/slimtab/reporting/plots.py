@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 
 from slimtab.files import written
 from slimtab.reporting.compare import Contender, best_of
-from slimtab.reporting.lines import lines, seeds_range
+from slimtab.reporting.lines import byte_ticks, lines, seeds_range
 from slimtab.sizes import format_bytes
 
 _SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -58,9 +58,11 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
         if line.points[0].method == "full":
             axes.axhline(aucs[-1], color=line.colour, linestyle="--", linewidth=1, alpha=0.6)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: format_bytes(size)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.06, y=0.08)
+    limits = axes.get_xlim()
+    ticks = [tick for tick in byte_ticks(rows) if limits[0] <= tick <= limits[1]]
+    axes.set_xticks(ticks, [format_bytes(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("serving bytes of the embedding tables (log scale)")
     axes.set_ylabel("test AUC")
     seeds = seeds_range(rows)
