@@ -150,8 +150,8 @@ HEAD = (
     "lookup", "seeds",
 )  # fmt: skip
 SPEEDS = (
-    "Speeds are as they were measured: runs made side by side slow each other down. lookup: time of a frozen "
-    "lookup of 4096 rows on one thread, over that of the full table, which took turns with it."
+    "Speeds are as they were measured: runs made side by side slow each other down. lookup: "
+    "processor time of a frozen lookup of 4096 rows, over that of the full table, which took turns with it."
 )
 
 
