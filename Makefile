@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml requirements/torch.txt requirements/torchrec-cpu.
 	$(PY) -m slimtab doctor
 	touch $@
 
-demo: setup  ## raw file → prep → train → compare; DATA=file takes a Criteo-format file of yours
-	$(PY) examples/demo.py $(if $(DATA),--data $(DATA))
+demo: setup  ## raw file → prep → train → compare; DATA=file takes yours, COLUMNS=file says what is in it
+	$(PY) examples/demo.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))
 
 test: setup
 	SLIMTAB_SHARED_DATA=$(abspath $(SHARED)) $(PY) -m pytest -n 2

@@ -13,7 +13,6 @@ import datetime
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 import registry
 import workload
 from slimtab.collection import TableCollection
+from slimtab.serving.lookup import in_turns
 from slimtab.tables.base import FrozenTable, get_method
 from slimtab.tables.distinct import distinct
 from worker import DIM
@@ -93,23 +93,15 @@ def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Co
     return found
 
 
-def measure(found: list[Contender], options: argparse.Namespace, failures: dict[str, str]) -> list[Contender]:
-    """Let the contenders take turns; those that came through, with each round's median seconds per call."""
-    for contender in found:
-        contender.seconds.clear()
-    for _ in range(options.rounds):
-        for contender in list(found):
-            try:
-                contender.look(0)  # caches and sleeping threads, after the others' turns
-                times = []
-                for call in range(options.calls):
-                    start = time.perf_counter()
-                    contender.look(call % options.batches)
-                    times.append(time.perf_counter() - start)
-                contender.seconds.append(median(times))
-            except Exception as error:  # noqa: PERF203
-                failures[contender.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                found.remove(contender)
+def measure(found: list[Contender], options: argparse.Namespace) -> list[Contender]:
+    """Let the contenders take turns; each has its rounds' median seconds per call then."""
+    seconds = in_turns(
+        [lambda call, look=contender.look: look(call % options.batches) for contender in found],
+        options.rounds,
+        options.calls,
+    )
+    for contender, times in zip(found, seconds, strict=True):
+        contender.seconds = times
     return found
 
 
@@ -164,7 +156,7 @@ def main() -> None:
         found = contenders(options, failures)
         for threads in options.threads:
             torch.set_num_threads(threads)
-            table = markdown(measure(found, options, failures), options.ids)
+            table = markdown(measure(found, options), options.ids)
             parts += [f"## {threads} thread{'s' * (threads > 1)}\n", table + "\n"]
     if failures:
         parts += ["Failed:\n", *(f"- {name}: {reason}" for name, reason in failures.items()), ""]

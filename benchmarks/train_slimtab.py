@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--method", default="full", help="a method of slimtab, 'none' or 'fbgemm'")
     parser.add_argument("--budget", default=None)
     parser.add_argument("--stage", default="first", choices=("first", "last"))
-    parser.add_argument("--rows", default="rowwise_adamax", choices=("rowwise_adamax", "adam", "rowwise_adagrad"))
+    parser.add_argument(
+        "--rows", default="rowwise_adamax", choices=("rowwise_adamax", "adam", "rowwise_adagrad")
+    )
     options = parser.parse_args()
     channel = worker.claim_stdout()
     import torch

@@ -1,7 +1,8 @@
 """From a raw file to the picture of AUC against bytes: full, hashed and unified tables on the same rows.
 
-    make demo                        makes a Criteo-format file with a planted signal first
-    make demo DATA=train.txt         takes yours
+    make demo                                       makes a Criteo-format file with a planted signal first
+    make demo DATA=train.txt                        takes yours
+    make demo DATA=clicks.csv COLUMNS=columns.yaml  takes any table, by a description as in docs/data.md
 
 The path is the one any real file takes: prep, train, compare. Everything lands in ``demo/``; run it again
 and finished parts are not repeated.
@@ -16,7 +17,7 @@ from slimtab.data.options import PrepOptions
 from slimtab.data.prepare import prepare
 from slimtab.data.synthetic import write_criteo
 from slimtab.reporting.compare import contenders, load_runs, markdown
-from slimtab.reporting.plots import plot_trade
+from slimtab.reporting.pictures import write_pictures
 from slimtab.run import train_run
 
 ROWS = 200_000
@@ -25,7 +26,8 @@ EPOCHS = 8  # enough to see the order; the last bit of AUC takes longer
 CONTENDERS = {"full": None, "hash": "10%", "unified": "10%"}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, default=None, help="Criteo-format raw file (default: make one)")
+parser.add_argument("--data", type=Path, default=None, help="raw file (default: make one)")
+parser.add_argument("--columns", type=Path, default=None, help="its columns (YAML), unless it is Criteo's")
 parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all that is made")
 args = parser.parse_args()
 started = time.monotonic()
@@ -40,7 +42,7 @@ if raw is None:
 
 dataset = args.out / "data" / raw.name.split(".")[0]
 print(f"prep: {raw} → {dataset}")
-prepare(raw, dataset, PrepOptions(kind="criteo"))
+prepare(raw, dataset, PrepOptions(kind="table" if args.columns else "criteo", columns=args.columns))
 
 runs = []
 for method, budget in CONTENDERS.items():
@@ -51,8 +53,9 @@ for method, budget in CONTENDERS.items():
     runs.append(run)
 
 rows = contenders(load_runs(runs))
-plot_trade(rows, args.out / "auc_bytes.png")
+picture, page = write_pictures(rows, args.out)
 print(f"\n{markdown(rows)}\n")
-print(f"plot of AUC against bytes: {args.out / 'auc_bytes.png'}")
+print(f"plot of AUC against bytes: {picture}")
+print(f"page to click through: {page}")
 print(f"curves: .venv/bin/tensorboard --logdir {args.out / 'runs'}")
 print(f"{time.monotonic() - started:.0f} s in all")

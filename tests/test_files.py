@@ -1,11 +1,13 @@
 """A file is whole or absent, whatever happens while it is written."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from slimtab.errors import SlimtabError
-from slimtab.files import write_errors_explained, written
+from slimtab.files import locked, write_errors_explained, written
 
 
 def test_the_file_stands_there_after_the_block_alone(tmp_path):
@@ -54,3 +56,17 @@ def test_the_first_error_is_the_one_shown(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(SlimtabError, match=f"cannot write in {tmp_path}"), write_errors_explained(tmp_path):
         raise PermissionError("no")
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    """However it dies: a lock that outlived kill -9 would lock its owner out."""
+    code = "import sys, time; from pathlib import Path; from slimtab.files import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"in\n"
+    with pytest.raises(SlimtabError, match=f"process {holder.pid}"), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locked(tmp_path):
+        pass

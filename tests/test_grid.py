@@ -159,6 +159,7 @@ def test_tables(prepared, done):
         "table.md",
         "table.csv",
         "auc_bytes.png",
+        "speed.png",
         "page.html",
         "runs",
     }
@@ -201,6 +202,21 @@ def test_other_settings_are_not_read_as_these(prepared, done, tmp_path):
     config = read_grid(grid_file(tmp_path, prepared.data, settings={**SMALL, "optimizer.rows_lr": 0.1}))
     with pytest.raises(SlimtabError, match="full-own-s0 holds a run with other settings"):
         Grid(config, done / "out").run()
+
+
+def test_a_finished_run_says_what_others_of_its_cell_take(prepared, done, tmp_path):
+    """What was measured counts, not an estimate; and nothing is refused where nothing is left to do."""
+    shutil.copytree(done / "out", tmp_path / "out")
+    folder = tmp_path / "out" / "runs" / prepared.data.name
+    metrics = json.loads((folder / "full-own-s0" / "metrics.json").read_text())
+    assert 10**8 < metrics["peak_memory_bytes"] < 10**10
+    changed = json.dumps({**metrics, "peak_memory_bytes": 10**12})
+    (folder / "full-own-s0" / "metrics.json").write_text(changed)
+    config = read_grid(grid_file(tmp_path, prepared.data))
+    Grid(config, tmp_path / "out", memory=10**11).run()
+    shutil.rmtree(folder / "full-own-s1")
+    with pytest.raises(SlimtabError, match=r"full at own size on data takes about 1 TB alone"):
+        Grid(config, tmp_path / "out", memory=10**11).run()
 
 
 @pytest.mark.slow

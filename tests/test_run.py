@@ -26,7 +26,7 @@ from slimtab.training.checkpoint import latest_checkpoint
 from slimtab.training.metrics import evaluate
 
 # What a clock, a machine or a path decides.
-INCIDENTAL = ("run", "wall_seconds", "rows_per_second", "checkpoint_bytes")
+INCIDENTAL = ("run", "wall_seconds", "rows_per_second", "checkpoint_bytes", "peak_memory_bytes", "lookup")
 
 
 def settings(data, run, /, **changes):

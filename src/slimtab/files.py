@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,3 +51,25 @@ def write_errors_explained(folder: Path) -> Iterator[None]:
             f"the disk of {folder} is full ({free} left); free some space and run the same command again, "
             "it goes on where it stopped"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep all other processes out of a folder; the kernel lets go when this one dies, however it dies.
+
+    Raises:
+        SlimtabError: when another process is in it, which is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SlimtabError(
+                f"{folder} is being trained by process {file.read().strip()}; wait for it to end, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

@@ -19,7 +19,7 @@ from slimtab.config import RunConfig, flat, load_config
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
-from slimtab.files import written
+from slimtab.files import locked, written
 from slimtab.models.base import CTRModel, build_model
 from slimtab.reporting.features import feature_figures
 from slimtab.reporting.progress import ProgressBar
@@ -27,12 +27,14 @@ from slimtab.reporting.projector import write_projector
 from slimtab.reporting.tensorboard import TensorBoard, write_outcome
 from slimtab.schema import Schema
 from slimtab.serving.freeze import freeze
+from slimtab.serving.lookup import lookup_speed
 from slimtab.sizes import Budget
 from slimtab.tables.base import FrozenTable
 from slimtab.training.allocator import keep_freed_memory
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
+from slimtab.training.peak import peak_memory
 from slimtab.training.stepping import table_of
 from slimtab.training.trainer import Trainer
 
@@ -69,24 +71,21 @@ def train_run(
         What ``metrics.json`` holds.
 
     Raises:
-        SlimtabError: when the folder holds a run with other settings, or anything is wrong with them.
+        SlimtabError: when the folder holds a run with other settings or another process trains it, or
+            anything is wrong with the settings.
     """
-    started = time.monotonic()
     data, folder = _folders(config)
     schema = Schema.load(data / "schema.json")
-    finished = _open_run(config, folder, schema)
+    finished = _finished(config, folder, schema)
     if finished is not None:
         return finished
-    fitted = _fit(config, schema, observers, choose)
-    trainer = fitted.trainer
-    test = evaluate(trainer.model, Loader(data, "test", 4 * config.training.batch_size, shuffle=False))
-    frozen = trainer.model.tables.freeze()  # once: methods that code their rows take a while
-    metrics = _metrics(config, schema, data, fitted, frozen, test, time.monotonic() - started)
-    freeze(trainer.model, frozen, data, folder / "frozen", metrics)
-    write_outcome(folder / "tb", config, metrics, trainer.step)
-    write_projector(folder / "tb", trainer.model.tables, data)
-    _write_json(folder / "metrics.json", metrics)
-    return metrics
+    with locked(folder):
+        started = time.monotonic()
+        finished = _finished(config, folder, schema)
+        if finished is not None:  # by whoever held the lock before
+            return finished
+        fitted = _fit(config, schema, observers, choose)
+        return _finish(config, schema, fitted, started)
 
 
 def fit_run(config: RunConfig) -> Fitted:
@@ -97,8 +96,9 @@ def fit_run(config: RunConfig) -> Fitted:
     """
     data, folder = _folders(config)
     schema = Schema.load(data / "schema.json")
-    _open_run(config, folder, schema)
-    return _fit(config, schema)
+    _finished(config, folder, schema)  # for its checks
+    with locked(folder):
+        return _fit(config, schema)
 
 
 def _fit(
@@ -108,6 +108,7 @@ def _fit(
     choose: Callable[[CTRModel, str], None] | None = None,
 ) -> Fitted:
     data, folder = _folders(config)
+    _begin(config, folder, schema)
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
@@ -125,8 +126,9 @@ def _fit(
         counts=load_counts(data, schema),
         rules=config.table.rules,
     )
+    model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
     trainer = Trainer(
-        build_model(config.model.name, tables, len(schema.numerics), config.model.options),
+        model,
         train,
         Loader(data, "valid", 4 * size, shuffle=False),
         config,
@@ -136,6 +138,21 @@ def _fit(
         choose,
     )
     return Fitted(trainer, trainer.fit())
+
+
+def _finish(config: RunConfig, schema: Schema, fitted: Fitted, started: float) -> dict[str, Any]:
+    """Score the test rows, freeze, measure, and write down all of it."""
+    data, folder = _folders(config)
+    trainer, model = fitted.trainer, fitted.trainer.model
+    test = evaluate(model, Loader(data, "test", 4 * config.training.batch_size, shuffle=False))
+    frozen = model.tables.freeze().eval()  # once: methods that code their rows take a while
+    metrics = _metrics(config, schema, data, fitted, frozen, test, time.monotonic() - started)
+    freeze(model, frozen, data, folder / "frozen", metrics)
+    metrics |= {"lookup": lookup_speed(frozen), "peak_memory_bytes": peak_memory()}
+    write_outcome(folder / "tb", config, metrics, trainer.step)
+    write_projector(folder / "tb", model.tables, data)
+    _write_json(folder / "metrics.json", metrics)
+    return metrics
 
 
 def _folders(config: RunConfig) -> tuple[Path, Path]:
@@ -148,25 +165,29 @@ def _folders(config: RunConfig) -> tuple[Path, Path]:
     return Path(config.data), Path(config.run)
 
 
-def _open_run(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any] | None:
-    """Make or reopen the run folder; return the metrics when the run is over.
-
-    Until something was trained the folder holds nothing to lose, and its settings may still be corrected.
-    """
-    path = folder / "config.yaml"
-    if path.exists() and any((folder / "checkpoints").glob("*.safetensors")):
-        _check_same(load_config(path, {}), config, folder)
-        known = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        if known != schema.to_dict():
-            raise SlimtabError(f"{config.data} has changed since {folder} was begun; choose another --run")
-        if (folder / "metrics.json").exists():
-            metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            return metrics
+def _finished(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any] | None:
+    """Return the metrics of a run that is over; None for one that is not, after a look at its settings."""
+    if not _is_begun(folder):
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "dataset.json", schema.to_dict())
-    config.save(path)
-    return None
+    _check_same(load_config(folder / "config.yaml", {}), config, folder)
+    known = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    if known != schema.to_dict():
+        raise SlimtabError(f"{config.data} has changed since {folder} was begun; choose another --run")
+    if not (folder / "metrics.json").exists():
+        return None
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:
+    """Write down what is trained, unless a run goes on: until something was trained it may be corrected."""
+    if not _is_begun(folder):
+        _write_json(folder / "dataset.json", schema.to_dict())
+        config.save(folder / "config.yaml")
+
+
+def _is_begun(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() and any((folder / "checkpoints").glob("*.safetensors"))
 
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:

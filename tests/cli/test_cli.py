@@ -243,7 +243,7 @@ def test_compare(capsys, run, tmp_path):
     """Table, plot and page in a folder, figures on standard output."""
     compared = figures(capsys, "compare", run, "-o", tmp_path / "c")
     assert compared["contenders"][0]["method"] == "unified"
-    made = {"table.md", "table.csv", "auc_bytes.png", "page.html"}
+    made = {"table.md", "table.csv", "auc_bytes.png", "speed.png", "page.html"}
     assert {path.name for path in (tmp_path / "c").iterdir()} == made
     assert "| unified |" in call(capsys, "compare", run, "-o", tmp_path / "c")[1]
 

@@ -7,7 +7,7 @@ import pytest
 
 from slimtab.errors import SlimtabError
 from slimtab.reporting.compare import contenders, load_runs, markdown
-from slimtab.reporting.plots import plot_trade
+from slimtab.reporting.pictures import write_pictures
 
 
 def run(method="unified", model="deepfm", seed=0, serve=100_000, auc=0.75, **more):
@@ -19,6 +19,7 @@ def run(method="unified", model="deepfm", seed=0, serve=100_000, auc=0.75, **mor
         "seed": seed,
         "full_bytes": 1_000_000,
         "serve_bytes": serve,
+        "valid": {"auc": auc, "logloss": 0.5},
         "test": {"auc": auc, "logloss": 0.5 - auc / 10, "calibration": 1.0, "rows": 10},
         "rows_per_second": 1000.0 * (seed + 1),
         "data": {"path": "d", "rows": {}, "fingerprint": "abc"},
@@ -74,13 +75,47 @@ def test_settings_are_not_averaged_together():
 
 def test_markdown():
     """Pasted into READMEs and issues: one line per contender, spread where there is one."""
-    lines = markdown(contenders(RUNS)).splitlines()
+    lines, speeds = (part.splitlines() for part in markdown(contenders(RUNS)).split("\n\n"))
+    assert "side by side" in speeds[0]
     assert len(lines) == 2 + 5
     assert len({line.count("|") for line in lines}) == 1
     assert "0.7600 ± 0.0100" in lines[3]
     assert "100 KB" in lines[3]
     assert "10.00%" in lines[3]
     assert "±" not in lines[2]
+
+
+def lookup(ratio):
+    return {"ms": ratio, "full_ms": 1.0, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio}
+
+
+def test_speeds():
+    """Mean over the runs that were measured; runs of earlier versions are not, and say so."""
+    rows = contenders([run(lookup=lookup(2.0)), run(seed=1, lookup=lookup(4.0)), run(seed=2)])
+    assert rows[0].lookup_ratio == 3.0
+    assert "| 2,000 | 3.0 × | 3 |" in markdown(rows)
+    assert "| – | 3 |" in markdown(contenders([run(), run(seed=1), run(seed=2)]))
+
+
+def test_differences_to_full_are_paired():
+    """Against full of the same model, seed by seed; full has none to itself."""
+    full = [run("full", seed=seed, serve=1_000_000, auc=0.8 + seed / 100) for seed in range(3)]
+    others = [run(seed=seed, auc=0.79 + seed / 100 + seed / 1e4) for seed in (2, 0, 1)]
+    whole, small, alone = contenders([*others, *full, run(model="dlrm")])
+    assert (whole.to_full, alone.to_full) == (None, None)
+    assert small.to_full.mean == pytest.approx(-0.0099)
+    assert small.to_full.std == pytest.approx(1e-4)
+    assert small.to_full.p < 0.001
+
+
+def test_the_full_table_to_compare_with_is_the_best_on_validation():
+    """Of several settings; test rows have no say."""
+    slow, fast = {"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.01}}
+    worse = run("full", settings=slow, auc=0.9, valid={"auc": 0.7, "logloss": 0.6})
+    better = run("full", settings=fast, auc=0.8)
+    rows = contenders([worse, better, run(auc=0.7, settings=fast)])
+    assert [row.to_full and round(row.to_full.mean, 3) for row in rows] == [0.1, None, -0.1]
+    assert [row.name for row in rows] == ["full lr=0.001", "full lr=0.01", "unified"]
 
 
 def test_load_runs(tmp_path):
@@ -112,9 +147,12 @@ def test_runs_of_different_data_are_refused(tmp_path):
         load_runs([tmp_path / "0", tmp_path / "1"])
 
 
-@pytest.mark.parametrize("runs", [RUNS, RUNS[:1], RUNS[3:4], RUNS[1:3]], ids=len)
-def test_plot_is_written(tmp_path, runs):
-    """A PNG in place, nothing beside it; with a full table and without, one run and many."""
-    plot_trade(contenders(runs), tmp_path / "auc_bytes.png")
+@pytest.mark.parametrize(
+    "runs", [RUNS, RUNS[:1], RUNS[3:4], RUNS[1:3], [run(lookup=lookup(2.0)), run(serve=900)]], ids=len
+)
+def test_pictures_are_written(tmp_path, runs):
+    """Whole files in place, nothing beside them; with a full table and without, lookups measured or not."""
+    write_pictures(contenders(runs), tmp_path)
     assert (tmp_path / "auc_bytes.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["auc_bytes.png"]
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"auc_bytes.png", "speed.png", "page.html"}

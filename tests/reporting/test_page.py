@@ -4,13 +4,8 @@ import re
 
 from test_compare import RUNS, run
 
-from slimtab.hull import hull
-from slimtab.reporting.compare import contenders
+from slimtab.reporting.compare import best_of, contenders
 from slimtab.reporting.page import write_page
-
-
-def best_of(rows):
-    return hull(rows, lambda row: row.mean("serve_bytes"), lambda row: row.mean("test", "auc"))
 
 
 def test_hull():

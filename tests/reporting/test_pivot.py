@@ -1,13 +1,9 @@
 """Differences to the full table, paired by seed, as a table of methods × budgets."""
 
 import csv
-import statistics
-
-import pytest
-from scipy.stats import ttest_1samp
 
 from slimtab.reporting.compare import contenders
-from slimtab.reporting.pivot import Cell, chosen, gap, pivot, quality, share_text, summary, write_csv
+from slimtab.reporting.pivot import Cell, chosen, pivot, quality, share_text, summary, write_csv
 
 # Seeds differ by far more than methods do: only a paired difference sees the methods.
 FULL_AUC = {0: 0.700, 1: 0.750, 2: 0.800}
@@ -37,36 +33,6 @@ FULL = tuple(run(seed, auc) for seed, auc in FULL_AUC.items())
 
 def hashed(seeds=(0, 1, 2), serve=100, loss=LOSS):
     return tuple(run(seed, FULL_AUC[seed] + loss[seed], serve, "hash") for seed in seeds)
-
-
-class TestGap:
-    def test_is_paired_by_seed(self):
-        """Whatever the order of the runs: the spread of seeds drops out, that of the differences stays."""
-        found = gap(hashed((2, 0, 1)), FULL)
-        assert found.mean == pytest.approx(-0.002)
-        assert found.std == pytest.approx(statistics.stdev(LOSS.values()))
-        assert found.std < 0.1 * statistics.stdev(FULL_AUC.values())
-        assert found.seeds == 3
-
-    def test_p_is_that_of_the_differences(self):
-        """A paired t-test is a one-sample test of the differences against zero."""
-        assert gap(hashed(), FULL).p == pytest.approx(ttest_1samp(list(LOSS.values()), 0).pvalue)
-
-    def test_two_seeds_are_not_tested(self):
-        """With one degree of freedom a p-value is a promise that two runs cannot keep."""
-        found = gap(hashed((0, 1)), FULL)
-        assert (found.p, found.seeds) == (None, 2)
-        assert found.std is not None
-        assert gap(hashed((0,)), FULL).std is None
-
-    def test_seeds_that_only_one_has_are_left_out(self):
-        """The mean of other seeds is not a difference of methods."""
-        assert gap(hashed(), FULL[1:]).mean == pytest.approx(-0.0015)
-        assert gap(hashed((0,)), FULL[1:]) is None
-
-    def test_no_spread_is_no_proof(self):
-        """Equal differences would divide by zero, and full against itself differs by nothing."""
-        assert gap(FULL, FULL).p is None
 
 
 class TestQuality:

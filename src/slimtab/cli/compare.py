@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimtab.errors import SlimtabError
+from slimtab.sizes import parse_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slimtab.grid.runs import Grid
     from slimtab.reporting.compare import Contender
     from slimtab.reporting.pivot import Cell
@@ -28,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=Path("comparison"),
-        help="folder for table.md, table.csv, auc_bytes.png and page.html",
+        help="folder for table.md, table.csv, auc_bytes.png, speed.png and page.html",
     )
     parser.add_argument(
         "--grid",
@@ -38,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and tabulate each method's distance to full",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs of a grid side by side (default 1)")
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory that runs side by side may take, such as 8GB: another starts only when it is expected "
+        "to fit (default: no limit)",
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="first seed of a grid; finished runs have theirs (default 0)"
     )
@@ -52,21 +63,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _compare_runs(args: argparse.Namespace) -> dict[str, Any]:
     from slimtab.reporting.compare import contenders, load_runs, markdown
-    from slimtab.reporting.page import write_page
     from slimtab.reporting.pivot import write_csv
-    from slimtab.reporting.plots import plot_trade
 
     runs = load_runs(args.runs)
     rows = contenders(runs)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text(markdown(rows) + "\n", encoding="utf-8")
     write_csv(runs, args.out / "table.csv")
-    plot_trade(rows, args.out / "auc_bytes.png")
-    write_page(rows, args.out / "page.html")
+    _draw(rows, args.out)
     if not args.json:
         print(markdown(rows))
-    print(f"plot: {args.out / 'auc_bytes.png'}   page: {args.out / 'page.html'}", file=sys.stderr)
     return {"contenders": [_figures(row) for row in rows]}
+
+
+def _draw(rows: Sequence[Contender], out: Path, data: str = "") -> None:
+    from slimtab.reporting.pictures import write_pictures
+
+    picture, page = write_pictures(rows, out, data)
+    print(f"plot: {picture}   page: {page}", file=sys.stderr)
 
 
 def _figures(row: Contender) -> dict[str, Any]:
@@ -78,7 +92,9 @@ def _figures(row: Contender) -> dict[str, Any]:
         "auc": row.mean("test", "auc"),
         "auc_std": row.spread("test", "auc"),
         "logloss": row.mean("test", "logloss"),
+        "to_full": row.to_full and dataclasses.asdict(row.to_full),
         "rows_per_second": row.mean("rows_per_second"),
+        "lookup_ratio": row.lookup_ratio,
         "seeds": [run["seed"] for run in row.runs],
     }
 
@@ -94,8 +110,13 @@ def _run_grid(args: argparse.Namespace) -> dict[str, Any]:
     from slimtab.reporting.pivot import write_csv
 
     config = read_grid(args.grid)
-    grid = Grid(config, args.out, args.jobs, args.seed)
-    grid.run()
+    memory = None if args.memory is None else parse_bytes(args.memory)
+    grid = Grid(config, args.out, args.jobs, args.seed, memory)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        grid.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     reports = [_report(grid, data, single=len(config.data) == 1) for data in config.data]
     text = "\n\n".join(report for report, _ in reports)
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
@@ -112,17 +133,20 @@ def _run_grid(args: argparse.Namespace) -> dict[str, Any]:
     return {"datasets": [figures for _, figures in reports]}
 
 
+def _stop(*_: object) -> None:
+    """Take SIGTERM as Ctrl-C: a process that it ended at once would leave its runs behind."""
+    raise KeyboardInterrupt
+
+
 def _report(grid: Grid, data: str, single: bool) -> tuple[str, dict[str, Any]]:
     """Return a dataset's section of ``table.md`` and its figures, and draw its plot."""
     from slimtab.reporting.compare import contenders, markdown
-    from slimtab.reporting.page import write_page
     from slimtab.reporting.pivot import LEGEND, chosen, pivot, quality, summary
-    from slimtab.reporting.plots import plot_trade
 
     cells = grid.cells(data)
     full = next((method.name for method in grid.config.methods if method.method == "full"), None)
     baseline = next((cell.runs for cell in cells if cell.row == full), ())
-    rows = contenders(run for cell in _distinct(cells) for run in cell.runs)
+    rows = contenders((run for cell in _distinct(cells) for run in cell.runs), full or "full")
     parts = [f"## {Path(data).name}"]
     if baseline:
         parts += [summary(contenders(baseline)[0]), LEGEND]
@@ -131,11 +155,7 @@ def _report(grid: Grid, data: str, single: bool) -> tuple[str, dict[str, Any]]:
     if grid.config.tune:
         parts += ["Chosen by validation logloss of the first seed:", pivot(cells, chosen)]
     if rows:
-        picture = grid.out / ("auc_bytes.png" if single else f"auc_bytes-{Path(data).name}.png")
-        plot_trade(rows, picture)
-        page = picture.with_name(picture.name.replace("auc_bytes", "page")).with_suffix(".html")
-        write_page(rows, page, f"{Path(data).name}: quality against size")
-        print(f"plot: {picture}   page: {page}", file=sys.stderr)
+        _draw(rows, grid.out, "" if single else Path(data).name)
         parts.append(markdown(rows))
     figures = {"data": data, "cells": [_cell_figures(cell, baseline) for cell in cells]}
     return "\n\n".join(parts), figures
@@ -147,10 +167,8 @@ def _distinct(cells: list[Cell]) -> list[Cell]:
 
 
 def _cell_figures(cell: Cell, baseline: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    import dataclasses
-
     from slimtab.reporting.compare import contenders
-    from slimtab.reporting.pivot import gap
+    from slimtab.reporting.pairs import gap
 
     difference = gap(cell.runs, baseline)
     return {

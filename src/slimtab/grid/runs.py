@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slimtab.config import RunConfig, load_config
 from slimtab.errors import SlimtabError
+from slimtab.grid.memory import estimate
 from slimtab.grid.places import OWN_SIZE, Place, places, run_config
 from slimtab.grid.settings import GridConfig
+from slimtab.grid.workers import Task, Workers
 from slimtab.reporting.compare import load_runs
 from slimtab.reporting.pivot import Cell
 from slimtab.schema import Schema
+from slimtab.sizes import format_bytes
 
 Point = dict[str, Any]  # what is tuned, by dotted key
+Key = tuple[str, str, Any]  # dataset, method and budget of a cell
 
 
 class Grid:
@@ -32,6 +35,7 @@ class Grid:
         out: folder; run folders go to ``runs/DATASET/`` in it.
         jobs: runs side by side. Above one, each gets a single thread.
         first_seed: seeds are counted up from here.
+        memory: bytes that runs may take together, by what they are expected to take; None for no limit.
 
     Attributes:
         finished: metrics of finished runs by folder, once :meth:`run` is over.
@@ -41,21 +45,25 @@ class Grid:
         SlimtabError: when a dataset, a method or one of its options does not exist.
     """
 
-    def __init__(self, config: GridConfig, out: Path, jobs: int = 1, first_seed: int = 0) -> None:
+    def __init__(
+        self, config: GridConfig, out: Path, jobs: int = 1, first_seed: int = 0, memory: int | None = None
+    ) -> None:
         if jobs < 1:
             raise SlimtabError(f"{jobs} jobs run nothing; give --jobs 1 or more")
-        self.config, self.out, self.jobs = config, out, jobs
+        self.config, self.out, self.jobs, self.memory = config, out, jobs, memory
         self.seeds = range(first_seed, first_seed + config.seeds)
         self.places = [place for data in config.data for place in places(config, data)]
         self.finished: dict[Path, dict[str, Any]] = {}
         self.failed: dict[Path, str] = {}
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._peaks: dict[Key, int] = {}  # the most bytes that a finished run of each cell took
+        self._estimates: dict[Key, int] = {}
 
     def run(self) -> None:
         """Train what is not finished: first what is tuned over, then the other seeds of the best points.
 
         Raises:
-            SlimtabError: when a folder holds a run of other settings or data.
+            SlimtabError: when a folder holds a run of other settings or data, or, before anything is
+                trained, when a run alone would take more memory than there may be.
         """
         from tqdm import tqdm
 
@@ -63,12 +71,12 @@ class Grid:
         first = self._jobs(
             (place, point, self.seeds[0]) for place in open_places for point in self._points(place)
         )
-        cells = {(place.data, place.method.name, place.budget) for place in open_places}
+        cells = {_key(place) for place in open_places}
+        self._check_memory(open_places)
         total = len(first) + len(cells) * (len(self.seeds) - 1)
         hidden = not sys.stderr.isatty()
         with tqdm(total=total, unit="run", disable=hidden, dynamic_ncols=True) as bar:
-            for folder in self._train(first):
-                self._tell(bar, folder)
+            self._train(first, bar)
             # Seed after seed: a grid that is stopped leaves whole tables of the seeds before.
             rest = self._jobs(
                 (place, point, seed)
@@ -76,8 +84,7 @@ class Grid:
                 for place in open_places
                 if (point := self._best(place)) is not None
             )
-            for folder in self._train(rest):
-                self._tell(bar, folder)
+            self._train(rest, bar)
 
     def cells(self, data: str) -> list[Cell]:
         """Return a dataset's cells with their finished runs, each at its best point."""
@@ -110,8 +117,10 @@ class Grid:
                     }
 
     def _named(self, place: Place, folder: Path) -> dict[str, Any]:
-        """Return a run's metrics with its method called as the grid calls it."""
-        return {**self.finished[folder], "method": place.method.name}
+        """Return a run's metrics with its method called as the grid calls it, which says how it was set."""
+        named = {**self.finished[folder], "method": place.method.name}
+        named.pop("settings", None)
+        return named
 
     def _points(self, place: Place) -> list[Point]:
         """Return the points to tune over: a single, empty one where nothing is tuned."""
@@ -135,64 +144,85 @@ class Grid:
         words = [place.method.name, budget, *(f"{key}={value}" for key, value in point.items()), f"s{seed}"]
         return self.out / "runs" / Path(place.data).name / re.sub(r"[^\w.=+-]+", "_", "-".join(words))
 
-    def _jobs(self, wanted: Iterator[tuple[Place, Point, int]]) -> list[Path]:
-        """Return the folders of runs, each with its config written in it; cells that coincide share one."""
-        configs = {}
+    def _jobs(self, wanted: Iterator[tuple[Place, Point, int]]) -> dict[Path, Place]:
+        """Return the folders of runs, each with its config written in it; cells that coincide share one.
+
+        Finished runs are read, and say how much memory others of their cells will take.
+        """
+        places = {}
         for place, point, seed in wanted:
             folder = self._folder(place, point, seed)
-            configs[folder] = run_config(self.config, place, point, seed, folder)
-        for folder, config in configs.items():
-            _claim(folder, config)
-        return list(configs)
+            if folder not in places:
+                _claim(folder, run_config(self.config, place, point, seed, folder))
+                places[folder] = place
+                if (folder / "metrics.json").exists():
+                    self._read(folder, place)
+        return places
 
-    def _train(self, folders: list[Path]) -> Iterator[Path]:
-        """Yield folders as their runs are over, finished ones first."""
-        done = [folder for folder in folders if (folder / "metrics.json").exists()]
-        for folder in done:
-            self._read(folder)
-            yield folder
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            waiting = {pool.submit(self._process, folder): folder for folder in folders if folder not in done}
-            for future in as_completed(waiting):
-                reason, folder = future.result(), waiting[future]
+    def _train(self, jobs: Mapping[Path, Place], bar: Any) -> None:
+        """Train what is not finished, and tell of each run."""
+        for folder in jobs:
+            if folder in self.finished:
+                self._tell(bar, folder)
+        tasks = [
+            Task(folder, partial(self._memory, place))
+            for folder, place in jobs.items()
+            if folder not in self.finished
+        ]
+        workers = Workers(self.jobs, self.memory, lambda line: bar.write(line, file=sys.stderr))
+        with closing(workers.run(tasks)) as outcomes:
+            for folder, reason in outcomes:
                 if reason is None:
-                    self._read(folder)
+                    self._read(folder, jobs[folder])
                 else:
                     self.failed[folder] = reason
-                yield folder
-        finally:  # stopped on the way: start nothing more, and leave nothing running
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in tuple(self._running):
-                process.terminate()
-            pool.shutdown()
+                self._tell(bar, folder)
 
-    def _process(self, folder: Path) -> str | None:
-        """Train one run to its end; return the last line it wrote when it failed."""
-        command = [sys.executable, "-m", "slimtab", "train", "--config", str(folder / "config.yaml")]
-        one_thread = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
-        environment = {"PYTHONWARNINGS": "ignore", **os.environ, **one_thread}
-        log = folder / "log.txt"
-        with log.open("wb") as errors:
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-            self._running.add(process)
-            try:
-                status = process.wait()
-            finally:
-                self._running.discard(process)
-        if status == 0:
-            return None
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {status}")
+    def _read(self, folder: Path, place: Place) -> None:
+        (run,) = load_runs([folder])
+        self.finished[folder] = run
+        if "peak_memory_bytes" in run:  # runs of earlier versions have none
+            key = _key(place)
+            self._peaks[key] = max(self._peaks.get(key, 0), run["peak_memory_bytes"])
 
-    def _read(self, folder: Path) -> None:
-        (self.finished[folder],) = load_runs([folder])
+    def _memory(self, place: Place) -> int:
+        """Return the bytes that a run of a cell takes: the most a finished one took, or an estimate."""
+        key = _key(place)
+        if self.memory is None or key in self._peaks:
+            return self._peaks.get(key, 0)
+        if key not in self._estimates:
+            schema = Schema.load(Path(place.data) / "schema.json")
+            config = run_config(self.config, place, self._points(place)[0], self.seeds[0], Path())
+            self._estimates[key] = estimate(config, schema)
+        return self._estimates[key]
+
+    def _check_memory(self, open_places: list[Place]) -> None:
+        for place in open_places:
+            need = 0 if self._is_finished(place) else self._memory(place)
+            if self.memory is not None and need > self.memory:
+                raise SlimtabError(
+                    f"{place.method.name} at {place.column} on {Path(place.data).name} takes about "
+                    f"{format_bytes(need)} alone, more than --memory {format_bytes(self.memory)}; "
+                    "allow more, or leave it out"
+                )
+
+    def _is_finished(self, place: Place) -> bool:
+        """Return whether a cell has nothing left to train."""
+        points, best = self._points(place), self._best(place)
+        wanted = [(point, self.seeds[0]) for point in points]
+        wanted += [(point, seed) for point in [best] if point is not None for seed in self.seeds[1:]]
+        return all((self._folder(place, *which) / "metrics.json").exists() for which in wanted)
 
     def _tell(self, bar: Any, folder: Path) -> None:
         run = self.finished.get(folder)
         outcome = f"test AUC {run['test']['auc']:.4f}" if run else f"failed: {self.failed[folder]}"
         bar.write(f"{folder.parent.name}/{folder.name}: {outcome}", file=sys.stderr)
         bar.update()
+
+
+def _key(place: Place) -> Key:
+    """Return what makes runs the same but for their seed and what is tuned."""
+    return place.data, place.method.name, place.budget
 
 
 def _claim(folder: Path, config: RunConfig) -> None:

@@ -2,110 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from html import escape
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
 from slimtab.files import written
-from slimtab.hull import hull
-from slimtab.reporting.compare import Contender, with_spread
+from slimtab.reporting.compare import HEAD, SPEEDS, Contender, best_of, cells
+from slimtab.reporting.lines import Line, byte_ticks, lines, seeds_range
 from slimtab.sizes import format_bytes
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222 }
+body { max-width: 1200px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3em .8em; border-bottom: 1px solid #ddd; text-align: right }
+th, td { padding: .3em .6em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
+td:nth-child(2) { white-space: normal }
+th { position: sticky; top: 0; background: #fff }
 tr.hull td { font-weight: 600 }
 """
-_HEAD = ("method", "model", "tables", "of full", "test AUC", "test logloss", "rows/s", "seeds")
+_LINE_HEIGHT = 21  # pixels of a legend's entry
 
 
 def write_page(rows: Sequence[Contender], path: Path, title: str = "slimtab: quality against size") -> None:
-    """Write the page at ``path``: the trade, training speed, and a table in which the hull stands out."""
-    best = hull(rows, lambda row: row.mean("serve_bytes"), lambda row: row.mean("test", "auc"))
-    figures = [_trade(rows, best), _speed(rows)]
-    plots = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(figures)]
-    lines = "".join(_line(row, row in best) for row in rows)
-    head = "".join(f"<th>{name}</th>" for name in _HEAD)
+    """Write the page at ``path``: the trade, a table in which the hull stands out, and speeds."""
+    best, drawn = best_of(rows), lines(rows)
+    figures = [_trade(drawn, best), _speed(drawn, "training rows per second", _training, rangemode="tozero")]
+    if any(row.lookup_ratio for row in rows):
+        figures.append(
+            _speed(drawn, "time of a frozen lookup, full table = 1", _lookup, type="log", dtick="D2")
+        )
+    trade, *speeds = (
+        figure.to_html(full_html=False, include_plotlyjs=n == 0, config={"displaylogo": False})
+        for n, figure in enumerate(figures)
+    )
+    table = "".join(_line(row, row in best) for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in HEAD)
     text = (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
         f"<style>{_STYLE}</style><h1>{escape(title)}</h1>"
-        "<p>Mean over seeds; bars are standard deviations. The grey line, and bold in the table, is the "
-        "hull: what nothing beats in both AUC and bytes.</p>"
-        f"{plots[0]}<table><tr>{head}</tr>{lines}</table>{plots[1]}</html>"
+        f"<p>{seeds_range(rows).capitalize()}: means, and standard deviations where there are several. The "
+        "grey line, and bold in the table, is the hull: what nothing beats in both AUC and bytes. Click a "
+        "name to hide its line, twice to see it alone.</p>"
+        f"{trade}<p>AUC to full, by seed: mean ± standard deviation of the differences to the full tables of "
+        "the same seed, and p of a paired t-test from three seeds on, not corrected for the number of lines."
+        f"</p><table><tr>{head}</tr>{table}</table><h2>Speed</h2><p>{SPEEDS}</p>{''.join(speeds)}</html>"
     )
     with written(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
-def _trade(rows: Sequence[Contender], best: Sequence[Contender]) -> go.Figure:
-    figure = go.Figure(layout={"template": "plotly_white", "height": 560, "legend": {"title": "method"}})
+def _trade(drawn: Sequence[Line], best: Sequence[Contender]) -> go.Figure:
+    figure = go.Figure(
+        layout={
+            "template": "plotly_white",
+            "height": max(560, 120 + _LINE_HEIGHT * (len(drawn) + 1)),
+            "margin": {"t": 30, "r": 20},
+            "legend": {"title": "method"},
+        }
+    )
     figure.add_scatter(
         x=[row.mean("serve_bytes") for row in best],
         y=[row.mean("test", "auc") for row in best],
         mode="lines",
-        line={"color": "#bbb", "width": 8, "shape": "hv"},
+        line={"color": "#ddd", "width": 8, "shape": "hv"},
         name="hull",
         hoverinfo="skip",
     )
-    for name, group in groupby(sorted(rows, key=_name), key=_name):
-        line = sorted(group, key=lambda row: row.share)
-        spreads = [row.spread("test", "auc") for row in line]
+    for line in drawn:
+        spreads = [row.spread("test", "auc") for row in line.points]
         figure.add_scatter(
-            x=[row.mean("serve_bytes") for row in line],
-            y=[row.mean("test", "auc") for row in line],
-            error_y={"array": [spread or 0 for spread in spreads], "visible": any(spreads)},
+            x=[row.mean("serve_bytes") for row in line.points],
+            y=[row.mean("test", "auc") for row in line.points],
+            error_y={"array": [spread or 0 for spread in spreads], "visible": any(spreads), "thickness": 1},
             mode="lines+markers",
-            name=name,
-            text=[_hover(row) for row in line],
+            line={"color": line.colour, "width": 1.5},
+            marker={"symbol": line.symbol, "size": 8},
+            name=line.label,
+            text=[_hover(row) for row in line.points],
             hovertemplate="<b>%{fullData.name}</b><br>%{text}<extra></extra>",
         )
+    ticks = byte_ticks([row for line in drawn for row in line.points])
     figure.update_xaxes(
-        type="log", dtick="D2", tickformat="~s", ticksuffix="B", title="serving bytes of the embedding tables"
+        type="log",
+        tickvals=ticks,
+        ticktext=[format_bytes(tick) for tick in ticks],
+        title="serving bytes of the embedding tables",
     )
     figure.update_yaxes(title="test AUC")
     return figure
 
 
-def _speed(rows: Sequence[Contender]) -> go.Figure:
-    figure = go.Figure(layout={"template": "plotly_white", "height": 120 + 24 * len(rows)})
-    figure.add_bar(
-        orientation="h",
-        y=[f"{_name(row)}, {row.share:.1%}" for row in reversed(rows)],
-        x=[row.mean("rows_per_second") for row in reversed(rows)],
-        marker_color="#0072B2",
+def _training(row: Contender) -> float | None:
+    return row.mean("rows_per_second")
+
+
+def _lookup(row: Contender) -> float | None:
+    return row.lookup_ratio
+
+
+def _speed(
+    drawn: Sequence[Line], title: str, figure_of: Callable[[Contender], float | None], **axis: Any
+) -> go.Figure:
+    """Draw a line of points for each method, coloured by their share of the full table."""
+    points = [(line.label, row, figure_of(row)) for line in reversed(drawn) for row in line.points]
+    points = [point for point in points if point[2] is not None]
+    figure = go.Figure(
+        layout={
+            "template": "plotly_white",
+            "height": max(300, 130 + _LINE_HEIGHT * len(drawn)),
+            "margin": {"t": 40},
+        }
     )
-    figure.update_xaxes(
-        title="training rows per second, as they were measured: comparable on an idle machine only"
+    shares = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    figure.add_scatter(
+        x=[value for _, _, value in points],
+        y=[label for label, _, _ in points],
+        mode="markers",
+        marker={
+            "size": 10,
+            "color": [math.log10(row.share) for _, row, _ in points],
+            "cmin": math.log10(shares[0]),
+            "cmax": 0,
+            "colorscale": "Viridis",
+            "reversescale": True,
+            "colorbar": {
+                "title": "tables, of full",
+                "tickvals": [math.log10(share) for share in shares],
+                "ticktext": [f"{share:.0%}" for share in shares],
+            },
+        },
+        text=[_hover(row) for _, row, _ in points],
+        hovertemplate="<b>%{y}</b><br>%{text}<extra></extra>",
     )
+    figure.update_xaxes(title=title, **axis)
+    figure.update_yaxes(automargin=True)
     return figure
 
 
-def _name(row: Contender) -> str:
-    return f"{row.method} ({row.model})"
-
-
 def _hover(row: Contender) -> str:
+    _, _, size, share, auc, loss, to_full, rows, lookup, seeds = cells(row)
     return (
-        f"test AUC {row.mean('test', 'auc'):.4f}, logloss {row.mean('test', 'logloss'):.4f}<br>"
-        f"{format_bytes(row.mean('serve_bytes'))}, {row.share:.2%} of full<br>"
-        f"{row.mean('rows_per_second'):,.0f} rows/s, {len(row.runs)} seeds"
+        f"test AUC {auc}, logloss {loss}<br>to full: {to_full}<br>{size}, {share} of full<br>"
+        f"{rows} rows/s, lookup {lookup}, seeds: {seeds}"
     )
 
 
 def _line(row: Contender, best: bool) -> str:
-    cells = (
-        escape(row.method),
-        escape(row.model),
-        format_bytes(row.mean("serve_bytes")),
-        f"{row.share:.2%}",
-        with_spread(row, "auc"),
-        f"{row.mean('test', 'logloss'):.4f}",
-        f"{row.mean('rows_per_second'):,.0f}",
-        str(len(row.runs)),
-    )
-    return f"<tr{' class=hull' if best else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    texts = "".join(f"<td>{escape(cell)}</td>" for cell in cells(row))
+    return f"<tr{' class=hull' if best else ''}>{texts}</tr>"

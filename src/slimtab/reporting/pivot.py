@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 
 from slimtab.files import written
 from slimtab.reporting.compare import Contender
+from slimtab.reporting.pairs import gap, seeds_text
 from slimtab.sizes import format_bytes
 
-_SEEDS_FOR_A_TEST = 3  # two differences say next to nothing about their spread
 _FILLED = 0.95  # a cell names its share of the full table when that is less than this of the budget
 
 LEGEND = (
     "Test AUC less the full table's of the same seed: mean ± standard deviation of the differences. "
-    "\\* p < 0.05 and \\*\\* p < 0.01 in a paired t-test, not corrected for the number of cells. "
+    "\\* p < 0.05 and \\*\\* p < 0.01 in a paired t-test over three seeds or more, not corrected for the "
+    "number of cells. "
     "In brackets: the share of the full table where a method takes less than its budget."
 )
 
@@ -48,43 +48,6 @@ class Cell:
     def share(self) -> float:
         """Serving bytes over bytes of the full tables."""
         return float(self.runs[0]["serve_bytes"] / self.runs[0]["full_bytes"])
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Differences in test AUC to a baseline, run against run of the same seed.
-
-    Attributes:
-        mean: their mean.
-        std: their standard deviation; None for a single one.
-        p: of a paired t-test; None below three seeds, and where all differences are the same.
-        seeds: how many there are.
-    """
-
-    mean: float
-    std: float | None
-    p: float | None
-    seeds: int
-
-
-def gap(runs: Iterable[dict[str, Any]], baseline: Iterable[dict[str, Any]]) -> Gap | None:
-    """Return how ``runs`` differ from ``baseline`` on the seeds that both have; None without any."""
-    aim = {run["seed"]: run["test"]["auc"] for run in baseline}
-    pairs = [(run["test"]["auc"], aim[run["seed"]]) for run in runs if run["seed"] in aim]
-    if not pairs:
-        return None
-    differences = [own - other for own, other in pairs]
-    std = stdev(differences) if len(differences) > 1 else None
-    return Gap(mean(differences), std, _paired_test(pairs, std), len(differences))
-
-
-def _paired_test(pairs: Sequence[tuple[float, float]], std: float | None) -> float | None:
-    if len(pairs) < _SEEDS_FOR_A_TEST or not std:
-        return None
-    from scipy.stats import ttest_rel
-
-    p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
-    return p if math.isfinite(p) else None
 
 
 def pivot(cells: Sequence[Cell], text: Callable[[Cell], str]) -> str:
@@ -139,8 +102,8 @@ def summary(full: Contender) -> str:
         f"{full.mean('test', figure):.4f}{_spread(full.spread('test', figure))}"
         for figure in ("auc", "logloss")
     )
-    size, seeds = format_bytes(full.mean("serve_bytes")), len(full.runs)
-    return f"{full.method}: test AUC {auc}, logloss {loss}, {size} ({seeds} seed{'s' * (seeds > 1)})"
+    size, seeds = format_bytes(full.mean("serve_bytes")), seeds_text(len(full.runs))
+    return f"{full.method}: test AUC {auc}, logloss {loss}, {size} ({seeds})"
 
 
 def _spread(std: float | None) -> str:
@@ -150,7 +113,7 @@ def _spread(std: float | None) -> str:
 _COLUMNS = (
     "dataset", "model", "name", "method", "budget", "seed", "settings", "chosen", "share", "serve_bytes",
     "train_bytes", "valid_auc", "valid_logloss", "test_auc", "test_logloss", "epochs", "rows_per_second",
-    "wall_seconds", "run",
+    "lookup_ms", "lookup_ratio", "wall_seconds", "peak_memory_bytes", "run",
 )  # fmt: skip
 
 
@@ -171,4 +134,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
             }
             settings = " ".join(f"{key}={value}" for key, value in row.get("tuned", {}).items())
             share = row["serve_bytes"] / row["full_bytes"]
-            sheet.writerow({**row, **scores, "share": share, "settings": settings})
+            lookup = (
+                {f"lookup_{key}": row["lookup"][key] for key in ("ms", "ratio")} if "lookup" in row else {}
+            )
+            sheet.writerow({**row, **scores, **lookup, "share": share, "settings": settings})

@@ -50,7 +50,7 @@ def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card
         "schema_fingerprint": Schema.load(data / "schema.json").fingerprint(),
         "slimtab": slimtab.__version__,
     }
-    (beside / "model.json").write_text(json.dumps({**build, **card}, indent=1) + "\n", encoding="utf-8")
+    (beside / "model.json").write_text(json.dumps({**card, **build}, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     beside.rename(out)
 

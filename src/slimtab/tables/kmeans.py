@@ -41,6 +41,9 @@ def weighted_kmeans(
     used = min(clusters, len(vectors))
     if used == 0:
         return centroids
+    if bool((vectors == vectors[0]).all()):  # as before a frozen table's file is read
+        centroids[0] = vectors[0]
+        return centroids
     found = vectors[_draw(weights, used, seed)]
     for _ in range(iterations if used < len(vectors) else 0):
         owner = nearest(vectors, found)
