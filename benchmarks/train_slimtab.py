@@ -60,7 +60,7 @@ def main() -> None:
     table = tables.table
     for stage in table.stages[1:] if options.stage == "last" else ():
         table.set_stage(stage)
-    model = build_model("deepfm", tables, dense.shape[-1], {"mlp": worker.HIDDEN}).train()
+    model = build_model("deepfm", tables, dense.shape[-1], {"mlp": options.hidden}).train()
     optimizers = Optimizers(model, settings)
     keys = tuple(feature.name for feature in features)
     ids, dense, label = map(torch.from_numpy, (ids, dense, label))

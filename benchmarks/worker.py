@@ -32,6 +32,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="train on these prepared rows (see rows.py) instead")
     parser.add_argument("--batch", type=int, default=4096, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=64, help="distinct batches to cycle through")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=HIDDEN, help="widths of the network's layers"
+    )
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--seed", type=int, default=0)
     return parser

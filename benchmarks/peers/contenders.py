@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from worker import HIDDEN
-
 HERE = Path(__file__).resolve().parent
 BATCH = 1024
+HIDDEN = (256, 128)  # `slimtab train`'s own
+WORKER = ("--batch", str(BATCH), "--hidden", *map(str, HIDDEN))
 
 
 class Setting(NamedTuple):
@@ -64,7 +62,7 @@ class Slimtab(Contender):
 
     def time(self, rows: Path, setting: Setting) -> dict[str, list[str]]:
         command = [sys.executable, str(HERE.parent / "train_slimtab.py"), "--data", str(rows)]
-        command += ["--batch", str(BATCH), "--method", self.method, *self.budget]
+        command += [*WORKER, "--method", self.method, *self.budget]
         both = {f"{self.name}, last stage": [*command, "--stage", "last"]} if self.method == "rq" else {}
         return {self.name: command, **both}
 
@@ -82,8 +80,8 @@ class Peer(Contender):
         return HERE / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
 
     def _command(self, rows: Path, setting: Setting) -> list[str]:
-        command = [str(self.python), str(HERE / self.script), "--data", str(rows), "--batch", str(BATCH)]
-        return [*command, "--lr", str(setting.lr), "--decay", str(setting.decay)]
+        command = [str(self.python), str(HERE / self.script), "--data", str(rows)]
+        return [*command, *WORKER, "--lr", str(setting.lr), "--decay", str(setting.decay)]
 
     def fit(self, data: Path, rows: Path, folder: Path, setting: Setting, seed: int) -> list[str]:
         return [*self._command(rows, setting), "--fit", str(folder), "--seed", str(seed), "--threads", "1"]

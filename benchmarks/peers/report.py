@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from contenders import BATCH, HERE, Contender, Setting
+from contenders import BATCH, HERE, HIDDEN, Contender, Setting
 
 import interleave
 from interleave import Result
 from slimtab.schema import Schema
 from slimtab.sizes import format_bytes
-from worker import DIM, HIDDEN
+from worker import DIM
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ def report(outcomes: Sequence[Outcome], timing: dict[str, Result], schema: Schem
         tuned_table(outcomes, timing),
         "\n`tables on disk` is the file of all parameters per id: `frozen/tables.safetensors` of slimtab; "
         "for the others `torch.save` of their embedding tables, first-order weights included where they are "
-        "tables of their own. `rows/s` is the median of the timing below. `peak` is the most memory that the "
-        "training process held from start to end, its libraries and rows included.\n",
+        "tables of their own. `rows/s` is the median of the timing below, of both stages where there are "
+        "two. `peak` is the most memory that the training process held from start to end, its libraries and "
+        "rows included.\n",
         "## Tries\n",
-        "Seed 0. The first setting is the library's own, validation chose the bold one. Decay is per epoch in slimtab, L2 on the mean loss in FuxiCTR and "
-        "TorchRec, L2 on the summed loss in DeepCTR-Torch.\n",
+        "Seed 0. The first setting is the library's own, validation chose the bold one. Decay "
+        "is per epoch in slimtab, L2 on the mean loss in FuxiCTR and TorchRec, L2 on the summed loss in "
+        "DeepCTR-Torch.\n",
         tries_table(outcomes),
         "\n## Time of a step\n",
         "Tuned settings, two threads, batches made before the clock starts. Contenders take turns inside one "
@@ -69,7 +71,7 @@ def tuned_table(outcomes: Sequence[Outcome], timing: dict[str, Result]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|---|--:|",
     ]
     for outcome in outcomes:
-        own = timing[outcome.contender.name]
+        stages = [result for name, result in timing.items() if name.startswith(outcome.contender.name)]
         size = outcome.runs[0]["table_bytes"]
         cells = [
             outcome.contender.name,
@@ -77,8 +79,8 @@ def tuned_table(outcomes: Sequence[Outcome], timing: dict[str, Result]) -> str:
             spread(outcome.runs, "logloss"),
             format_bytes(size),
             f"{size / first:.1%}",
-            f"{1000 * BATCH / median(own.step_ms):,.0f}",
-            f"{median(own.ratios(reference)):.2f}",
+            " / ".join(f"{1000 * BATCH / median(stage.step_ms):,.0f}" for stage in stages),
+            " / ".join(f"{median(stage.ratios(reference)):.2f}" for stage in stages),
             f"{max(run['peak_mb'] for run in outcome.runs):,.0f}",
             str(outcome.tuned),
             str(len(outcome.runs)),
@@ -140,10 +142,10 @@ def plot(outcomes: Sequence[Outcome], timing: dict[str, Result], path: Path) -> 
     bars = size.barh(names, [value / 1e6 for value in nbytes], color=colours)
     size.bar_label(bars, [format_bytes(value) for value in nbytes], padding=3)
     size.set_title("tables on disk, MB")
-    rates = [1000 * BATCH / median(timing[name].step_ms) for name in names]
+    rates = [BATCH / median(timing[name].step_ms) for name in names]
     bars = speed.barh(names, rates, color=colours)
-    speed.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3)
-    speed.set_title("training rows per second")
+    speed.bar_label(bars, [f"{rate:.1f}" for rate in rates], padding=3)
+    speed.set_title("thousand training rows per second")
     quality.set_yticks(range(len(names)), names)
     quality.invert_yaxis()
     for axes in (size, speed):

@@ -21,6 +21,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from contenders import CONTENDERS, HERE, Contender, Peer, Setting
 from report import Outcome, plot, report

@@ -31,7 +31,7 @@ def deepfm(sizes: list[int], dense: int, options: argparse.Namespace):
     model = DeepFM(
         columns,
         columns,
-        dnn_hidden_units=worker.HIDDEN,
+        dnn_hidden_units=tuple(options.hidden),
         l2_reg_linear=options.decay,
         l2_reg_embedding=options.decay,
         seed=options.seed,

@@ -34,7 +34,7 @@ def feature_map(sizes: list[int], dense: int):
     return schema
 
 
-def deepfm(schema, lr: float, decay: float):
+def deepfm(schema, hidden: list[int], lr: float, decay: float):
     """DeepFM from FuxiCTR's parts: its factorisation machine plus its MLP over the same embeddings."""
     from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
@@ -50,7 +50,7 @@ def deepfm(schema, lr: float, decay: float):
             )
             self.embedding_layer = FeatureEmbedding(schema, worker.DIM)
             self.fm = FactorizationMachine(schema)
-            self.mlp = MLP_Block(schema.sum_emb_out_dim(), list(worker.HIDDEN), "ReLU", output_dim=1)
+            self.mlp = MLP_Block(schema.sum_emb_out_dim(), hidden, "ReLU", output_dim=1)
             self.compile("adam", "binary_crossentropy", lr)
             self.reset_parameters()
             self.model_to_device()
@@ -74,7 +74,7 @@ class FuxiCTR(Peer):
 
         self._torch, self._numeric = torch, options.numeric == "embedded"
         schema = feature_map(sizes, dense if self._numeric else 0)
-        self.model = deepfm(schema, options.lr, options.decay)
+        self.model = deepfm(schema, list(options.hidden), options.lr, options.decay)
         self.model._max_gradient_norm = 10.0  # what fit() sets by default before it calls train_step
         self.optimizer = self.model.optimizer
         self.tables = [

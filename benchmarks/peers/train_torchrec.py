@@ -2,7 +2,7 @@
 
 torchrec's model is not quite the others': it has no first-order weights, it passes the numeric columns
 through a small network to one more 16-wide field, and its deep part is a single layer. That layer is replaced
-by the 400 x 3 network, which torchrec's DeepFM module takes as an argument anyway.
+by the contenders' network, which torchrec's DeepFM module takes as an argument anyway.
 
 An unfused collection is plain torch parameters with dense gradients, and torchrec leaves their optimizer to
 the user: here the fused Adam of torch, the fastest that gives the same result as the other contenders' Adam.
@@ -18,7 +18,7 @@ from peer import Peer, Rows, main
 import worker
 
 
-def deepfm(sizes: list[int], dense: int, keys: list[str]):
+def deepfm(sizes: list[int], dense: int, keys: list[str], hidden: list[int]):
     """SimpleDeepFMNN with the benchmark's deep part."""
     from torch import nn
     from torchrec.models.deepfm import SimpleDeepFMNN
@@ -31,8 +31,8 @@ def deepfm(sizes: list[int], dense: int, keys: list[str]):
         )
         for key, size in zip(keys, sizes, strict=True)
     ]
-    model = SimpleDeepFMNN(dense, EmbeddingBagCollection(tables), worker.HIDDEN[0], worker.HIDDEN[-1])
-    widths = ((len(sizes) + 1) * worker.DIM, *worker.HIDDEN)
+    model = SimpleDeepFMNN(dense, EmbeddingBagCollection(tables), hidden[0], hidden[-1])
+    widths = ((len(sizes) + 1) * worker.DIM, *hidden)
     layers = [
         layer
         for width_in, width_out in pairwise(widths)
@@ -49,7 +49,7 @@ class TorchRec(Peer):
         import torch
 
         self._torch, self._keys = torch, [f"C{i + 1}" for i in range(len(sizes))]
-        self.model = deepfm(sizes, dense, self._keys)
+        self.model = deepfm(sizes, dense, self._keys, options.hidden)
         self.tables = [name for name, _ in self.model.named_parameters() if ".embedding_bags." in name]
         parameters = dict(self.model.named_parameters())
         tables = [parameters.pop(name) for name in self.tables]
