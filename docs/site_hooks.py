@@ -29,4 +29,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         for here, there in _HOME:
             markdown = markdown.replace(here, there)
         return markdown
+    markdown = markdown.replace("](../../docs/", "](../")  # pictures on pages of figures
     return markdown.replace("../benchmarks/results/", "results/").replace("](../README.md)", "](readme.md)")

@@ -45,8 +45,6 @@ def deepfm(sizes: list[int], dense: int, options: argparse.Namespace):
 class DeepCTR(Peer):
     """DeepCTR-Torch's DeepFM."""
 
-    minmax = True  # as in its documentation's Criteo example
-
     def __init__(self, sizes: list[int], dense: int, options: argparse.Namespace):
         import torch
 
