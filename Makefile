@@ -42,6 +42,8 @@ bench: setup  ## all benchmarks; peers are installed into environments of their 
 	$(PY) benchmarks/loader.py
 	$(PY) benchmarks/train.py
 	$(PY) benchmarks/quality.py --shared $(SHARED)
+	$(VENV)/bin/slimtab prep criteo $(SHARED)/criteo/train_117k.tsv.gz build/criteo
+	$(PY) benchmarks/peers/run.py build/criteo -o build/peers
 
 docs: setup  ## the site, in build/site; a dead link or a page that is not listed fails
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet

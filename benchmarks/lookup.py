@@ -78,7 +78,7 @@ def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Co
     weight = 0.01 * torch.randn(options.ids, DIM)
     rows = keys.reshape(len(keys), -1)
     found = [Contender("embedding", 4 * weight.numel(), lambda index: F.embedding(rows[index], weight))]
-    counts = registry.counts(made, options.ids)
+    counts = registry.counts(made, registry.features(options.ids))
     for method in registry.chosen(options.methods):
         try:
             table = frozen(method, options.ids, options.budget, counts)

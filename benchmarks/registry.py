@@ -20,11 +20,11 @@ def nbytes(method: str, ids: int, dim: int, budget: str) -> int:
     return max(smallest, Budget.parse(budget).resolve(4 * dim * ids))
 
 
-def counts(ids: np.ndarray, total: int) -> dict[str, np.ndarray]:
-    """How often batches of ids [count, batch, 26] hold each id, by feature."""
+def counts(ids: np.ndarray, columns: list[Feature]) -> dict[str, np.ndarray]:
+    """How often batches of ids [count, batch, features] hold each id, by feature."""
     return {
         feature.name: np.bincount(ids[:, :, column].reshape(-1), minlength=feature.num_ids)
-        for column, feature in enumerate(features(total))
+        for column, feature in enumerate(columns)
     }
 
 

@@ -44,32 +44,34 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    features = [Feature(f"C{i + 1}", size) for i, size in enumerate(workload.sizes(options.ids))]
-    settings = OptimizerSettings(rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE)
     bare = options.method in ("none", "fbgemm")
-    count = min(options.batches, 8) if options.method == "none" else options.batches
-    ids, dense, label = workload.batches(options.ids, count, seed=options.seed)
+    if options.method == "none":
+        options.batches = min(options.batches, 8)
+    sizes, (ids, dense, label) = workload.feed(options)
+    features = [Feature(f"C{i + 1}", size) for i, size in enumerate(sizes)]
+    settings = OptimizerSettings(rows=options.rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE)
+    count = len(ids)
     tables = TableCollection.build(
         [Feature(f.name, 4) for f in features] if bare else features,
         worker.DIM,
         "full" if bare else options.method,
         None if bare else options.budget,
         make_rows=fused_rows(settings, steps_per_epoch=STEPS_PER_EPOCH),
-        counts=None if bare else counts(ids, options.ids),
+        counts=None if bare else counts(ids, features),
     )
     table = tables.table
     for stage in table.stages[1:] if options.stage == "last" else ():
         table.set_stage(stage)
-    model = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN}).train()
+    model = build_model("deepfm", tables, dense.shape[-1], {"mlp": options.hidden}).train()
     optimizers = Optimizers(model, settings)
     keys = tuple(feature.name for feature in features)
     ids, dense, label = map(torch.from_numpy, (ids, dense, label))
     batches = [Batch(dense[i], keys, ids[i], label[i]) for i in range(count)]
     leaves = [
-        (0.01 * torch.randn(workload.BATCH, workload.FEATURES, worker.DIM)).requires_grad_()
+        (0.01 * torch.randn(options.batch, len(features), worker.DIM)).requires_grad_()
         for _ in range(count if options.method == "none" else 0)
     ]
-    fbgemm = _fbgemm(features) if options.method == "fbgemm" else None
+    fbgemm = _fbgemm(features, options.batch) if options.method == "fbgemm" else None
 
     def logits(index: int):
         batch = batches[index]
@@ -102,7 +104,7 @@ def stage_of(table) -> str:
     return f", stage {table.stage}" if len(table.stages) > 1 else ""
 
 
-def _fbgemm(features):
+def _fbgemm(features, batch: int):
     import torch
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
@@ -118,10 +120,10 @@ def _fbgemm(features):
     )
     for weight in tables.split_embedding_weights():
         weight.normal_(0, 0.01)
-    offsets = torch.arange(workload.BATCH * len(features) + 1)
+    offsets = torch.arange(batch * len(features) + 1)
 
     def embed(ids):
-        return tables(ids.t().reshape(-1), offsets).view(workload.BATCH, len(features), worker.DIM)
+        return tables(ids.t().reshape(-1), offsets).view(batch, len(features), worker.DIM)
 
     return embed
 

@@ -29,7 +29,12 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The arguments that all workers take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--ids", type=int, default=500_000, help="ids over all 26 features (default 0.5 M)")
+    parser.add_argument("--data", type=Path, help="train on these prepared rows (see rows.py) instead")
+    parser.add_argument("--batch", type=int, default=4096, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=64, help="distinct batches to cycle through")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=HIDDEN, help="widths of the network's layers"
+    )
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -45,9 +50,9 @@ def claim_stdout() -> TextIO:
     return channel
 
 
-def peak_rss_mb() -> float:
-    """The most memory (MiB) this process has held."""
-    status = Path("/proc/self/status")
+def peak_rss_mb(process: int | str = "self") -> float:
+    """The most memory (MiB) this process has held, or where /proc is, the one with another id."""
+    status = Path(f"/proc/{process}/status")
     if status.exists():  # getrusage would count what the parent held before exec
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return round(int(line.split()[1]) / 1024, 1)

@@ -1,6 +1,10 @@
 """The rows that every contender of the training benchmark sees: Criteo's shape, from a seed, NumPy only."""
 
+import argparse
+
 import numpy as np
+
+import rows
 
 # Ids per categorical column of Criteo Kaggle. Three columns hold most of them, many hold a handful, and it
 # is that imbalance (not the total alone) that decides what an embedding step costs.
@@ -46,6 +50,19 @@ def batches(
     dense = rng.standard_normal((count, batch, DENSE), dtype=np.float32)
     label = (rng.random((count, batch)) < CLICK_RATE).astype(np.float32)
     return ids, dense, label
+
+
+def feed(options: argparse.Namespace) -> tuple[list[int], rows.Rows]:
+    """Number of ids of each feature, and batches to train on, stacked, as a worker's arguments ask for them.
+
+    They come from the prepared rows of `--data` where it is given, and are made as above where it is not.
+    """
+    if options.data is None:
+        made = batches(options.ids, options.batches, options.batch, options.seed)
+        return sizes(options.ids), rows.Rows(*made)
+    whole = rows.shuffled(rows.read(options.data, "train"), options.batch, options.seed)[: options.batches]
+    whole = [batch for batch in whole if len(batch.label) == options.batch]
+    return rows.columns(options.data)[0], rows.Rows(*map(np.stack, zip(*whole, strict=True)))
 
 
 def _coprime_stride(size: int) -> int:

@@ -1,20 +1,21 @@
-"""DeepCTR-Torch's DeepFM, trained when told to (see worker.py); run with the library's own interpreter.
+"""DeepCTR-Torch's DeepFM, timed or trained (see peer.py); run with the library's own interpreter.
 
 Its training step is the inside of `fit`, which cannot be called alone, so `step` below does the same things
 in the same order. The DataLoader around it is left out, in the peer's favour: it gathers a batch row by row.
+The loss is a sum over the batch while the L2 term is not, so that its decay weighs a batch's rows less.
 """
 
+import argparse
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from peer import Peer, Rows, main
+
 import worker
-import workload
 
 
-def deepfm(sizes: list[int], decay: float, seed: int):
+def deepfm(sizes: list[int], dense: int, options: argparse.Namespace):
     """The library's DeepFM with its own defaults, except for the decay (its own default is 1e-5)."""
     # On import the library asks the package index for its newest version, through `requests`, which its
     # metadata forgets to name. An empty stand-in mends the import and keeps the benchmark offline.
@@ -26,38 +27,49 @@ def deepfm(sizes: list[int], decay: float, seed: int):
         SparseFeat(f"C{i + 1}", vocabulary_size=size, embedding_dim=worker.DIM)
         for i, size in enumerate(sizes)
     ]
-    columns += [DenseFeat(f"I{i + 1}", 1) for i in range(workload.DENSE)]
+    columns += [DenseFeat(f"I{i + 1}", 1) for i in range(dense)]
     model = DeepFM(
         columns,
         columns,
-        dnn_hidden_units=worker.HIDDEN,
-        l2_reg_linear=decay,
-        l2_reg_embedding=decay,
-        seed=seed,
+        dnn_hidden_units=tuple(options.hidden),
+        l2_reg_linear=options.decay,
+        l2_reg_embedding=options.decay,
+        seed=options.seed,
     )
     model.compile("adam", "binary_crossentropy")
+    for group in model.optim.param_groups:
+        group["lr"] = options.lr  # compile takes no learning rate
     return model
 
 
-def main() -> None:
-    parser = worker.arguments(__doc__)
-    parser.add_argument("--decay", type=float, default=0.0, help="L2 on every row of every table")
-    options = parser.parse_args()
-    channel = worker.claim_stdout()
-    import torch
+class DeepCTR(Peer):
+    """DeepCTR-Torch's DeepFM."""
 
-    torch.set_num_threads(options.threads)
-    model = deepfm(workload.sizes(options.ids), options.decay, options.seed).train()
-    batches = []
-    for ids, dense, label in zip(
-        *workload.batches(options.ids, options.batches, seed=options.seed), strict=True
-    ):
-        # One float matrix, ids included, is what the library's fit makes of its inputs.
-        matrix = torch.cat([torch.from_numpy(ids).float(), torch.from_numpy(dense)], dim=1)
-        batches.append((matrix, torch.from_numpy(label)))
+    def __init__(self, sizes: list[int], dense: int, options: argparse.Namespace):
+        import torch
 
-    def step(index: int) -> float:
-        x, y = batches[index]
+        self._torch = torch
+        self.model = deepfm(sizes, dense, options)
+        self.optimizer = self.model.optim
+        self.tables = [
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.Embedding)
+        ]
+        variant = f", L2 {options.decay:g}" if options.decay else ""
+        self.label = (
+            f"deepctr-torch {version('deepctr-torch')}, dense Adam{variant}, torch {torch.__version__}"
+        )
+
+    def batch(self, rows: Rows) -> tuple:
+        """One float matrix, ids included, is what the library's fit makes of its inputs."""
+        tensor = self._torch.from_numpy
+        matrix = self._torch.cat([tensor(rows.ids).float(), tensor(rows.dense)], dim=1)
+        return matrix, tensor(rows.label)
+
+    def step(self, batch: tuple) -> float:
+        x, y = batch
+        model = self.model
         predicted = model(x).squeeze(-1)
         model.optim.zero_grad()
         loss = model.loss_func(predicted, y, reduction="sum")
@@ -66,14 +78,9 @@ def main() -> None:
         model.optim.step()
         return loss.item() / len(y)
 
-    variant = f", L2 {options.decay:g}" if options.decay else ""
-    worker.serve(
-        channel,
-        f"deepctr-torch {version('deepctr-torch')}, dense Adam{variant}, torch {torch.__version__}",
-        step,
-        len(batches),
-    )
+    def predict(self, batch: tuple):
+        return self.model(batch[0]).squeeze(-1)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, DeepCTR)

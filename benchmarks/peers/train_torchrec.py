@@ -1,24 +1,24 @@
-"""torchrec's SimpleDeepFMNN on an unfused EmbeddingBagCollection, trained when told to (see worker.py).
+"""torchrec's SimpleDeepFMNN on an unfused EmbeddingBagCollection, timed or trained (see peer.py).
 
-torchrec's model is not quite the others': it has no first-order weights, it passes the 13 numeric columns
+torchrec's model is not quite the others': it has no first-order weights, it passes the numeric columns
 through a small network to one more 16-wide field, and its deep part is a single layer. That layer is replaced
-by the 400 x 3 network, which torchrec's DeepFM module takes as an argument anyway.
+by the contenders' network, which torchrec's DeepFM module takes as an argument anyway.
 
 An unfused collection is plain torch parameters with dense gradients, and torchrec leaves their optimizer to
 the user: here the fused Adam of torch, the fastest that gives the same result as the other contenders' Adam.
+`--decay` is Adam's own weight_decay on the tables: L2 as in the other libraries, without a pass of its own.
 """
 
-import sys
+import argparse
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from peer import Peer, Rows, main
+
 import worker
-import workload
 
 
-def deepfm(sizes: list[int], keys: list[str]):
+def deepfm(sizes: list[int], dense: int, keys: list[str], hidden: list[int]):
     """SimpleDeepFMNN with the benchmark's deep part."""
     from torch import nn
     from torchrec.models.deepfm import SimpleDeepFMNN
@@ -31,10 +31,8 @@ def deepfm(sizes: list[int], keys: list[str]):
         )
         for key, size in zip(keys, sizes, strict=True)
     ]
-    model = SimpleDeepFMNN(
-        workload.DENSE, EmbeddingBagCollection(tables), worker.HIDDEN[0], worker.HIDDEN[-1]
-    )
-    widths = ((len(sizes) + 1) * worker.DIM, *worker.HIDDEN)
+    model = SimpleDeepFMNN(dense, EmbeddingBagCollection(tables), hidden[0], hidden[-1])
+    widths = ((len(sizes) + 1) * worker.DIM, *hidden)
     layers = [
         layer
         for width_in, width_out in pairwise(widths)
@@ -44,42 +42,47 @@ def deepfm(sizes: list[int], keys: list[str]):
     return model
 
 
-def main() -> None:
-    options = worker.arguments(__doc__).parse_args()
-    channel = worker.claim_stdout()
-    import torch
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+class TorchRec(Peer):
+    """torchrec's SimpleDeepFMNN."""
 
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    keys = [f"C{i + 1}" for i in range(workload.FEATURES)]
-    model = deepfm(workload.sizes(options.ids), keys).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=worker.LEARNING_RATE, fused=True)
-    lengths = torch.ones(workload.FEATURES * workload.BATCH, dtype=torch.int32)
-    batches = []
-    for ids, dense, label in zip(
-        *workload.batches(options.ids, options.batches, seed=options.seed), strict=True
-    ):
-        values = torch.from_numpy(ids).T.reshape(-1)  # by feature, then by row
-        sparse = KeyedJaggedTensor.from_lengths_sync(keys=keys, values=values, lengths=lengths)
-        batches.append((torch.from_numpy(dense), sparse, torch.from_numpy(label)))
+    def __init__(self, sizes: list[int], dense: int, options: argparse.Namespace):
+        import torch
 
-    def step(index: int) -> float:
-        dense, sparse, label = batches[index]
-        optimizer.zero_grad()
-        predicted = model(dense, sparse).squeeze(-1)  # the model ends in a sigmoid
-        loss = torch.nn.functional.binary_cross_entropy(predicted, label)
+        self._torch, self._keys = torch, [f"C{i + 1}" for i in range(len(sizes))]
+        self.model = deepfm(sizes, dense, self._keys, options.hidden)
+        self.tables = [name for name, _ in self.model.named_parameters() if ".embedding_bags." in name]
+        parameters = dict(self.model.named_parameters())
+        tables = [parameters.pop(name) for name in self.tables]
+        groups = [{"params": tables, "weight_decay": options.decay}, {"params": list(parameters.values())}]
+        self.optimizer = torch.optim.Adam(groups, lr=options.lr, fused=True)
+        variant = f", L2 {options.decay:g}" if options.decay else ""
+        self.label = (
+            f"torchrec {version('torchrec')} unfused, dense fused Adam{variant}, torch {torch.__version__}"
+        )
+
+    def batch(self, rows: Rows) -> tuple:
+        """Numeric columns, a KeyedJaggedTensor (by feature, then by row) and labels."""
+        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+        tensor, torch = self._torch.from_numpy, self._torch
+        sparse = KeyedJaggedTensor.from_lengths_sync(
+            keys=self._keys,
+            values=tensor(rows.ids).T.reshape(-1),
+            lengths=torch.ones(rows.ids.size, dtype=torch.int32),
+        )
+        return tensor(rows.dense), sparse, tensor(rows.label)
+
+    def step(self, batch: tuple) -> float:
+        self.optimizer.zero_grad()
+        loss = self._torch.nn.functional.binary_cross_entropy(self.predict(batch), batch[2])
         loss.backward()
-        optimizer.step()
+        self.optimizer.step()
         return loss.item()
 
-    worker.serve(
-        channel,
-        f"torchrec {version('torchrec')} unfused, dense fused Adam, torch {torch.__version__}",
-        step,
-        len(batches),
-    )
+    def predict(self, batch: tuple):
+        dense, sparse, _ = batch
+        return self.model(dense, sparse).squeeze(-1)  # the model ends in a sigmoid
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, TorchRec)

@@ -59,6 +59,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             markdown = markdown.replace(here, there)
         return markdown
     if page.file.src_uri.startswith("results/"):
+        markdown = markdown.replace("](../../docs/", "](../")  # pictures
         return markdown.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(
             " %", "\N{NO-BREAK SPACE}%"
         )
