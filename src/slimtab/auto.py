@@ -4,9 +4,9 @@
 2. On validation rows it is measured what every feature loses with fewer bits per id and gains with more
    (:mod:`slimtab.planning.sensitivity`), and the budget is spent where it brings most
    (:mod:`slimtab.planning.plan`).
-3. The plan is trained, and so are single methods of other kinds that fit the budget. The lowest validation
-   logloss wins; its weights are the run's, so nothing is trained twice. Test rows are scored once, by the
-   winner alone.
+3. The plan goes on training from there, through its codes; single methods of other kinds that fit the budget
+   are trained beside it. The lowest validation logloss wins; its weights are the run's, so nothing is trained
+   twice. Test rows are scored once, by the winner alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
 from slimtab.files import written
+from slimtab.models.base import CTRModel
 from slimtab.planning.options import LADDER
 from slimtab.planning.plan import Entrant, Plan
 from slimtab.planning.sensitivity import Mixtures
@@ -32,7 +35,10 @@ from slimtab.reporting.plan import write_plan
 from slimtab.run import Fitted, fit_run, train_run
 from slimtab.schema import Schema
 from slimtab.sizes import Budget
-from slimtab.tables.grouped import size_table
+from slimtab.tables.full import Full
+from slimtab.tables.grouped import Grouped, size_table
+from slimtab.tables.rq import RQ
+from slimtab.tables.starts import starts
 
 _RIVALS = ("int8", "mde", "unified")  # one of each kind that the ladder is not
 _ROWS = 1 << 14  # validation rows that losses are measured on, about
@@ -84,7 +90,8 @@ def _plan(config: RunConfig, folder: Path) -> None:
     }
     entrants = [_entrant("full", yardstick, [])]
     for name, rules in entries.items():
-        entrants.append(_entrant(name, _fit(config, folder, name, rules), rules))
+        start = partial(_begin_from, yardstick.trainer.model) if name == "plan" else None
+        entrants.append(_entrant(name, _fit(config, folder, name, rules, start), rules))
     winner = min(entrants[1:], key=lambda entrant: entrant.logloss)
     write_plan(folder, plan, entrants, winner, schema.full_bytes(dim))
     kept = {
@@ -105,11 +112,31 @@ def _entrant(name: str, fitted: Fitted, rules: list[Rule]) -> Entrant:
     return Entrant(name, rules, valid.logloss, valid.auc, fitted.trainer.table.serve_bytes())
 
 
-def _fit(config: RunConfig, folder: Path, name: str, rules: list[Rule]) -> Fitted:
+def _begin_from(yardstick: CTRModel, model: CTRModel) -> None:
+    """Give a planned model the rows and network of the yardstick: its first stage would train the same."""
+    state = {name: value for name, value in yardstick.state_dict().items() if not name.startswith("tables.")}
+    model.load_state_dict(model.state_dict() | state)
+    source, table = yardstick.tables.table, model.tables.table
+    assert isinstance(source, Full)
+    offsets = starts(feature.num_ids for feature in source.features).tolist()
+    for part in table.tables if isinstance(table, Grouped) else [table]:
+        assert isinstance(part, RQ | Full)
+        places = [source.features.index(feature) for feature in part.features]
+        own = [torch.arange(offsets[at], offsets[at] + source.features[at].num_ids) for at in places]
+        part.rows.take(source.rows, torch.cat(own))
+
+
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    name: str,
+    rules: list[Rule],
+    start: Callable[[CTRModel], None] | None = None,
+) -> Fitted:
     table: TableSettings = replace(config.table, rules=rules)
     if name == "full":
         table = replace(table, budget=None)
-    return fit_run(replace(config, run=str(folder / "runs" / name), table=table))
+    return fit_run(replace(config, run=str(folder / "runs" / name), table=table), start)
 
 
 def _fits(method: str, schema: Schema, dim: int, budget: int) -> bool:

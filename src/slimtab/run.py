@@ -88,8 +88,12 @@ def train_run(
         return _finish(config, schema, fitted, started)
 
 
-def fit_run(config: RunConfig) -> Fitted:
+def fit_run(config: RunConfig, start: Callable[[CTRModel], None] | None = None) -> Fitted:
     """Train in a run folder, or go on there, and look at no test row: for those who choose among runs.
+
+    Args:
+        config: settings.
+        start: puts weights into the new model to which its first stage has nothing to add.
 
     Raises:
         SlimtabError: as :func:`train_run` does.
@@ -98,7 +102,7 @@ def fit_run(config: RunConfig) -> Fitted:
     schema = Schema.load(data / "schema.json")
     _finished(config, folder, schema)  # for its checks
     with locked(folder):
-        return _fit(config, schema)
+        return _fit(config, schema, start=start)
 
 
 def _fit(
@@ -106,6 +110,7 @@ def _fit(
     schema: Schema,
     observers: Sequence[Observer] = (),
     choose: Callable[[CTRModel, str], None] | None = None,
+    start: Callable[[CTRModel], None] | None = None,
 ) -> Fitted:
     data, folder = _folders(config)
     _begin(config, folder, schema)
@@ -137,7 +142,9 @@ def _fit(
         Loader(data, "valid", size, shuffle=True, seed=config.seed),
         choose,
     )
-    return Fitted(trainer, trainer.fit())
+    if start is not None:
+        start(model)
+    return Fitted(trainer, trainer.fit(trained=start is not None))
 
 
 def _finish(config: RunConfig, schema: Schema, fitted: Fitted, started: float) -> dict[str, Any]:

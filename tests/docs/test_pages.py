@@ -37,7 +37,7 @@ class TestFacts:
         page = facts.on_page_markdown(f"# qr\n\n{facts.PLACE}\n", Page("methods/qr.md"), None, None)
         assert "Shi et al., KDD 2020" in page
         assert "| `mode` | `mult` |" in page
-        assert "| 10% | 216 MB | 10.00% | 648 MB |" in page
+        assert "| 10% | 216 MB | 10.00% | 230 MB |" in page
 
     def test_a_method_of_one_size_has_one_line(self):
         assert "| its own size | 540 MB | 25.00% |" in hook("facts")._bytes("int8")

@@ -385,3 +385,24 @@ def test_copied_plain_rows():
     assert rows.weight is weight
     assert torch.equal(rows.values()[8:], before[1:3])
     assert torch.equal(rows.values()[:8], before[:8])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_handed_over_go_on_as_they_were(kind):
+    """Values, moments, decay and the count of steps: what is trained next moves as it would have."""
+    source, rng = fused(kind, decay=1.0), np.random.default_rng(7)
+    for _ in range(20):
+        train_step(source, [lookup(rng, 50, 4, 12)])
+    other, address = fused(kind, num_rows=10, decay=1.0, seed=1), torch.arange(30, 40)
+    other.take(source, address)
+    assert torch.equal(other.values(), source.values()[30:40])
+    rows, grads = np.array([31, 31, 36]), rng.standard_normal((3, 4))
+    train_step(source, [(rows, grads)])
+    train_step(other, [(rows - 30, grads)])
+    torch.testing.assert_close(other.values(), source.values()[30:40])
+
+
+def test_plain_rows_take_values():
+    source, other = PlainRows(10, 3, 0.1), PlainRows(2, 3, 0.1)
+    other.take(source, torch.tensor([7, 2]))
+    assert torch.equal(other.values(), source.values()[[7, 2]])

@@ -98,6 +98,13 @@ class Rows(nn.Module):
         """
         raise NotImplementedError
 
+    def take(self, source: Rows, address: Tensor) -> None:
+        """Replace all rows by the rows ``address`` [num_rows] of ``source``, which is of this kind and width.
+
+        Where rows carry their optimizer, its state comes with them.
+        """
+        raise NotImplementedError
+
     def squared_gradients(self, touches: Tensor) -> Tensor:
         """Return how much the loss feels each row [num_rows]: its squared gradients added up over training.
 
@@ -152,6 +159,11 @@ class PlainRows(Rows):
     def assign(self, values: Tensor) -> None:
         """Replace all rows; the state of an optimizer elsewhere is not known here and stays."""
         self.weight.copy_(values)
+
+    @torch.no_grad()
+    def take(self, source: Rows, address: Tensor) -> None:
+        """Replace all rows; the state of an optimizer elsewhere is not known here and stays."""
+        self.weight.copy_(source(address))
 
     @torch.no_grad()
     def copy_rows(self, source: Tensor, target: Tensor) -> None:
@@ -236,6 +248,15 @@ class FusedRows(SteppedRows):
         self.packed.zero_()
         self.packed[:, : self.width] = values
         self.scale.fill_(1.0)
+        self._touched.clear()
+
+    @torch.no_grad()
+    def take(self, source: Rows, address: Tensor) -> None:
+        """Replace all rows, their moments, and what all rows share."""
+        assert isinstance(source, FusedRows)
+        self.packed.copy_(source.packed[address])
+        self.scale.copy_(source.scale)
+        self.steps.copy_(source.steps)
         self._touched.clear()
 
     @torch.no_grad()

@@ -82,8 +82,11 @@ class Trainer:
         """Training rows per second, validations and checkpoints left out."""
         return self.step / len(self.train_rows) * self.train_rows.rows / max(self.seconds, 1e-9)
 
-    def fit(self) -> Metrics:
+    def fit(self, trained: bool = False) -> Metrics:
         """Train to the end and leave the best weights in the model.
+
+        Args:
+            trained: whether the model comes with weights to which the first stage has nothing to add.
 
         Returns:
             Metrics of the best validation.
@@ -91,8 +94,13 @@ class Trainer:
         Raises:
             SlimtabError: when the loss is not finite, naming the step.
         """
-        if not self._resume() and self.table.rewinds:
-            write_tensors(self._initial_path, self.model.state_dict(), {})
+        if not self._resume():
+            if self.table.rewinds:
+                write_tensors(self._initial_path, self.model.state_dict(), {})
+            if trained:
+                self._score()
+                self.plateau.bad = self.plateau.patience + 1
+                self.finished = self.table.stage == self.table.stages[-1]
         self._saved_at = time.perf_counter()
         try:
             if self._stage_is_over and not self.finished:  # stopped while the next stage was being chosen
