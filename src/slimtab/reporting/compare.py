@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from slimtab.config import flat
 from slimtab.errors import SlimtabError
 from slimtab.hull import hull
 from slimtab.reporting.pairs import Gap, gap
@@ -126,23 +127,17 @@ def _valid_loss(group: tuple[dict[str, Any], ...]) -> float:
 
 def _variants(groups: Sequence[tuple[dict[str, Any], ...]]) -> Iterator[str]:
     """Yield for each group the settings that others of its model and method have otherwise; budgets aside."""
-    flat = [dict(_flat({"dim": group[0]["dim"], **group[0].get("settings", {})})) for group in groups]
-    for group, own in zip(groups, flat, strict=True):
+    settings = [flat({"dim": group[0]["dim"], **group[0].get("settings", {})}) for group in groups]
+    for own in settings:
+        own.pop("table.dim", None)  # stands at the top, too
+    for group, own in zip(groups, settings, strict=True):
         alike = [
             other
-            for them, other in zip(groups, flat, strict=True)
+            for them, other in zip(groups, settings, strict=True)
             if all(them[0][key] == group[0][key] for key in ("model", "method"))
         ]
         differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
         yield ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in differing if key != "table.budget")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif prefix + key != "table.dim":  # which stands at the top, too
-            yield prefix + key, value
 
 
 HEAD = (
