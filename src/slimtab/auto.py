@@ -5,8 +5,9 @@
    (:mod:`slimtab.planning.sensitivity`), and the budget is spent where it brings most
    (:mod:`slimtab.planning.plan`).
 3. The plan goes on training from there, through its codes; single methods of other kinds that fit the budget
-   are trained beside it. The lowest validation logloss wins; its weights are the run's, so nothing is trained
-   twice. Test rows are scored once, by the winner alone.
+   are trained beside it. The plan wins, unless one of them has the lower validation logloss by more than its
+   noise. The winner's weights are the run's, so nothing is trained twice. Test rows are scored once, by the
+   winner alone.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from slimtab.config import Rule, RunConfig, TableSettings
 from slimtab.data.loader import Loader
@@ -28,7 +31,8 @@ from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
 from slimtab.files import written
 from slimtab.models.base import CTRModel
-from slimtab.planning.options import LADDER
+from slimtab.planning.noise import surely_less
+from slimtab.planning.options import Option, ladder_for
 from slimtab.planning.plan import Entrant, Plan
 from slimtab.planning.sensitivity import Mixtures
 from slimtab.reporting.plan import write_plan
@@ -39,6 +43,7 @@ from slimtab.tables.full import Full
 from slimtab.tables.grouped import Grouped, size_table
 from slimtab.tables.rq import RQ
 from slimtab.tables.starts import starts
+from slimtab.training.metrics import predict
 
 _RIVALS = ("int8", "mde", "unified")  # one of each kind that the ladder is not
 _ROWS = 1 << 14  # validation rows that losses are measured on, about
@@ -83,22 +88,27 @@ def _plan(config: RunConfig, folder: Path) -> None:
         raise SlimtabError(f"feature '{hashed}' has hashed ids, and auto needs numbered ones; see prep --ids")
     dim = config.table.dim
     budget = Budget.parse(config.table.budget or 0).resolve(schema.full_bytes(dim))
+    ladder = ladder_for(schema.features, dim, budget)
     yardstick = _fit(config, folder, "full", [Rule("full")])
-    plan = _measure(yardstick, config, schema, budget)
+    plan = _measure(yardstick, config, schema, ladder, budget)
     entries = {"plan": plan.rules()} | {
         method: [Rule(method)] for method in _RIVALS if _fits(method, schema, dim, budget)
     }
     entrants = [_entrant("full", yardstick, [])]
+    losses = {}
     for name, rules in entries.items():
         start = partial(_begin_from, yardstick.trainer.model) if name == "plan" else None
-        entrants.append(_entrant(name, _fit(config, folder, name, rules, start), rules))
-    winner = min(entrants[1:], key=lambda entrant: entrant.logloss)
+        fitted = _fit(config, folder, name, rules, start)
+        entrants.append(_entrant(name, fitted, rules))
+        losses[name] = _losses(fitted, Path(config.data))
+    better = [e for e in entrants[2:] if surely_less(losses[e.name], losses["plan"])]
+    winner = min(better, key=lambda entrant: entrant.logloss, default=entrants[1])
     write_plan(folder, plan, entrants, winner, schema.full_bytes(dim))
     kept = {
         "winner": winner.name,
         "rules": [asdict(rule) for rule in winner.rules],
         "entrants": [asdict(entrant) for entrant in entrants],
-        "ladder": [option.name for option in LADDER],
+        "ladder": [option.name for option in plan.ladder],
         "steps": {f.name: step for f, step in zip(plan.features, plan.steps, strict=True)},
         "loss": {f.name: row.tolist() for f, row in zip(plan.features, plan.loss, strict=True)},
     }
@@ -110,6 +120,12 @@ def _entrant(name: str, fitted: Fitted, rules: list[Rule]) -> Entrant:
     valid = fitted.valid
     print(f"auto: {name} has validation logloss {valid.logloss:.5f}", file=sys.stderr)
     return Entrant(name, rules, valid.logloss, valid.auc, fitted.trainer.table.serve_bytes())
+
+
+def _losses(fitted: Fitted, data: Path) -> NDArray[np.float64]:
+    """Return the loss of each validation row, in nats."""
+    label, probability = predict(fitted.trainer.model, Loader(data, "valid", _BATCH, shuffle=False))
+    return -np.log(np.where(label > 0, probability, 1 - probability))
 
 
 def _begin_from(yardstick: CTRModel, model: CTRModel) -> None:
@@ -147,7 +163,9 @@ def _fits(method: str, schema: Schema, dim: int, budget: int) -> bool:
     return True
 
 
-def _measure(yardstick: Fitted, config: RunConfig, schema: Schema, budget: int) -> Plan:
+def _measure(
+    yardstick: Fitted, config: RunConfig, schema: Schema, ladder: Sequence[Option], budget: int
+) -> Plan:
     from tqdm import tqdm
 
     data, model = Path(config.data), yardstick.trainer.model
@@ -156,7 +174,7 @@ def _measure(yardstick: Fitted, config: RunConfig, schema: Schema, budget: int) 
     rows = min(_ROWS, _FLOATS // (len(features) * dim))
     counts = load_counts(data, schema)
     ids = torch.cat([torch.from_numpy(counts[f.name]) for f in features])
-    mixtures = Mixtures(model, batches[:: max(1, -(-len(batches) * _BATCH // rows))], ids)
+    mixtures = Mixtures(model, batches[:: max(1, -(-len(batches) * _BATCH // rows))], ids, ladder)
     with tqdm(unit="feature", desc="measuring", disable=not sys.stderr.isatty()) as bar:
         return Plan.make(mixtures, budget, bar.update)
 

@@ -33,7 +33,7 @@ def made():
 
 
 def mixtures(model, batches):
-    return Mixtures(model, batches, torch.ones(sum(f.num_ids for f in FEATURES), dtype=torch.int64))
+    return Mixtures(model, batches, torch.ones(sum(f.num_ids for f in FEATURES), dtype=torch.int64), LADDER)
 
 
 def test_measures():
@@ -54,7 +54,7 @@ def test_measures():
 def test_is_the_loss_of_a_model_with_those_codes(steps):
     """By hand: write the vectors that codes stand for into the table, and score."""
     model, batches = made()
-    found = mixtures(model, batches).loss(steps)
+    found = mixtures(model, batches).losses(steps).mean()
     counts = torch.ones(sum(f.num_ids for f in FEATURES))
     rows = model.tables.table.rows
     decoded = rows.values()

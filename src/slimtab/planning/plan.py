@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimtab.config import Rule
-from slimtab.errors import SlimtabError
 from slimtab.planning.allocate import allocate
-from slimtab.planning.options import LADDER
+from slimtab.planning.noise import surely_less
+from slimtab.planning.options import Option
 from slimtab.planning.sensitivity import Mixtures
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
@@ -45,12 +45,14 @@ class Plan:
     Attributes:
         features: all of them.
         dim: embedding width.
+        ladder: the steps.
         steps: the step of each feature.
         loss: nats that moving one feature to another step would lose [F, S]; below zero where it would gain.
     """
 
     features: Sequence[Feature]
     dim: int
+    ladder: Sequence[Option]
     steps: Sequence[int]
     loss: NDArray[np.float64]
 
@@ -59,53 +61,54 @@ class Plan:
         """Return the plan that loses least within ``budget`` bytes.
 
         It begins with the finest step that all features can stand on, measures what each would lose or gain
-        elsewhere, and moves as long as all moves together better the loss.
+        elsewhere, and moves as long as all moves together better the loss by more than its noise.
 
-        Raises:
-            SlimtabError: when even the smallest codes do not fit.
+        Args:
+            mixtures: the trained model on a ladder made for the budget.
+            budget: serving bytes.
+            told: called after each feature that is measured.
         """
-        features, dim = mixtures.features, mixtures.dim
-        nbytes = np.array([[option.nbytes(f.num_ids, dim) for option in LADDER] for f in features])
-        shared = np.array([option.shared(dim) for option in LADDER])
+        features, dim, ladder = mixtures.features, mixtures.dim, mixtures.ladder
+        nbytes = np.array([[option.nbytes(f.num_ids, dim) for option in ladder] for f in features])
+        shared = np.array([option.shared(dim) for option in ladder])
         alike = nbytes.sum(axis=0) + shared
-        fitting = np.flatnonzero(alike <= budget)
-        if not len(fitting):
-            raise SlimtabError(
-                f"auto cannot plan for {format_bytes(budget)}: two bits for each id take "
-                f"{format_bytes(alike[0])}; raise the budget, or choose unified or robe, whose ids share"
-            )
-        steps = [int(fitting[-1])] * len(features)
-        least, loss = mixtures.loss(steps), mixtures.sensitivity(steps, told)
+        steps = [int(np.flatnonzero(alike <= budget)[-1])] * len(features)
+        least, loss = mixtures.losses(steps), mixtures.sensitivity(steps, told)
         for _ in range(_ROUNDS):
             moved = allocate(loss, nbytes, shared, budget)
-            if moved is None or moved == steps or (lost := mixtures.loss(moved)) >= least:
+            if moved is None or moved == steps or not surely_less(lost := mixtures.losses(moved), least):
                 break
             steps, least, loss = moved, lost, mixtures.sensitivity(moved, told)
-        return cls(features, dim, steps, loss)
+        return cls(features, dim, ladder, steps, loss)
 
     def rules(self) -> list[Rule]:
         """Return a rule for each step in use, smallest first."""
         groups = [(step, [f for f, at in self._placed() if at == step]) for step in sorted(set(self.steps))]
         return [
-            LADDER[step].rule([f.name for f in group], sum(f.num_ids for f in group), self.dim)
+            self.ladder[step].rule([f.name for f in group], sum(f.num_ids for f in group), self.dim)
             for step, group in groups
         ]
 
     @property
+    def uniform(self) -> bool:
+        """Whether all features stand on the same step."""
+        return len(set(self.steps)) == 1
+
+    @property
     def shared_bytes(self) -> int:
         """Bytes of the codewords of all steps in use."""
-        return sum(LADDER[step].shared(self.dim) for step in set(self.steps))
+        return sum(self.ladder[step].shared(self.dim) for step in set(self.steps))
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the plan as a table with a head: feature, ids, step, bytes, why."""
         lines: list[tuple[str, ...]] = [("feature", "ids", "gets", "bytes", "why")]
         for number, (feature, step) in enumerate(self._placed()):
-            size = LADDER[step].nbytes(feature.num_ids, self.dim)
+            size = self.ladder[step].nbytes(feature.num_ids, self.dim)
             lines.append(
                 (
                     feature.name,
                     f"{feature.num_ids:,}",
-                    LADDER[step].name,
+                    self.ladder[step].name,
                     format_bytes(size),
                     self._why(number, feature, step),
                 )
@@ -119,14 +122,14 @@ class Plan:
         """Say what a step down and a step up would change."""
         loss, ids, words = self.loss[number], feature.num_ids, []
         if step:
-            saved = LADDER[step].nbytes(ids, self.dim) - LADDER[step - 1].nbytes(ids, self.dim)
+            saved = self.ladder[step].nbytes(ids, self.dim) - self.ladder[step - 1].nbytes(ids, self.dim)
             words.append(
-                f"{LADDER[step - 1].name} would {_change(loss[step - 1])} and save {format_bytes(saved)}"
+                f"{self.ladder[step - 1].name} would {_change(loss[step - 1])} and save {format_bytes(saved)}"
             )
-        if step + 1 < len(LADDER):
-            more = LADDER[step + 1].nbytes(ids, self.dim) - LADDER[step].nbytes(ids, self.dim)
+        if step + 1 < len(self.ladder):
+            more = self.ladder[step + 1].nbytes(ids, self.dim) - self.ladder[step].nbytes(ids, self.dim)
             words.append(
-                f"{LADDER[step + 1].name} would {_change(loss[step + 1])} for {format_bytes(more)} more"
+                f"{self.ladder[step + 1].name} would {_change(loss[step + 1])} for {format_bytes(more)} more"
             )
         return "; ".join(words)
 

@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.models.base import CTRModel
-from slimtab.planning.options import LADDER
+from slimtab.planning.options import Option
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.full import Full
 from slimtab.tables.rows import Rows
@@ -39,25 +39,28 @@ class Mixtures:
         model: trained, with full tables.
         batches: validation rows.
         counts: how often the training rows hold each id [Σ num_ids], feature after feature.
+        ladder: the steps.
     """
 
     @torch.no_grad()
-    def __init__(self, model: CTRModel, batches: Sequence[Batch], counts: Tensor) -> None:
+    def __init__(
+        self, model: CTRModel, batches: Sequence[Batch], counts: Tensor, ladder: Sequence[Option]
+    ) -> None:
         tables = model.eval().tables
         table = tables.table
         assert isinstance(table, Full)
-        self.model, self.features, self.dim = model, tables.features, tables.dim
+        self.model, self.features, self.dim, self.ladder = model, tables.features, tables.dim, ladder
         self._label = torch.cat([batch.label for batch in batches]).double()
         self._dense = torch.cat([batch.dense for batch in batches])
         self._vectors = []  # of each step, [R, F, dim]
-        for coded in _steps(table, counts):
+        for coded in _steps(table, counts, ladder):
             read = TableCollection(coded, tables.features, tables.dim, tables.check_ids)
             self._vectors.append(torch.cat([read.embed(batch) for batch in batches]))
 
     @torch.no_grad()
-    def loss(self, steps: Sequence[int]) -> float:
-        """Return the logloss where each feature stands on its step."""
-        return self._score(self._mixed(steps))
+    def losses(self, steps: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loss of each row [R], in nats, where each feature stands on its step."""
+        return self._losses(self._mixed(steps)).numpy()
 
     @torch.no_grad()
     def sensitivity(
@@ -70,12 +73,12 @@ class Mixtures:
             told: called after each feature.
         """
         mixed = self._mixed(steps)
-        base = self._score(mixed)
-        loss = np.zeros((len(self.features), len(LADDER)))
+        base = float(self._losses(mixed).mean())
+        loss = np.zeros((len(self.features), len(self.ladder)))
         for slot in range(len(self.features)):
             for step, vectors in enumerate(self._vectors):
                 mixed[:, slot] = vectors[:, slot]
-                loss[slot, step] = self._score(mixed) - base
+                loss[slot, step] = float(self._losses(mixed).mean()) - base
             mixed[:, slot] = self._vectors[steps[slot]][:, slot]
             told()
         # More bits never cost more: what says otherwise is noise; the nearest falling curve is without.
@@ -85,15 +88,15 @@ class Mixtures:
     def _mixed(self, steps: Sequence[int]) -> Tensor:
         return torch.stack([self._vectors[step][:, slot] for slot, step in enumerate(steps)], dim=1)
 
-    def _score(self, vectors: Tensor) -> float:
+    def _losses(self, vectors: Tensor) -> Tensor:
         parts = zip(torch.split(self._dense, _ROWS), torch.split(vectors, _ROWS), strict=True)
         logits = torch.cat([self.model.interact(*part) for part in parts])
-        return float(binary_cross_entropy_with_logits(logits.double(), self._label))
+        return binary_cross_entropy_with_logits(logits.double(), self._label, reduction="none")
 
 
-def _steps(table: Full, counts: Tensor) -> Iterator[EmbeddingTable | FrozenTable]:
+def _steps(table: Full, counts: Tensor, ladder: Sequence[Option]) -> Iterator[EmbeddingTable | FrozenTable]:
     """Yield what stands on each step: the codes of all rows, at last the table itself."""
-    for option in LADDER:
+    for option in ladder:
         if option.levels:
             codes = RQ(RQConfig(option.levels), table.features, table.dim, _These(table.rows), 0.0)
             codes.use_counts(counts)

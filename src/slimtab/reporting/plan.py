@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimtab.files import written
-from slimtab.planning.options import LADDER
 from slimtab.planning.plan import Entrant, Plan
 from slimtab.sizes import format_bytes
 
@@ -41,8 +40,13 @@ def write_plan(
         "The plan below is what is served."
         if winner.name == "plan"
         else "The plan below was trained too, and lost: "
-        f"`{winner.name}` alone had the lower validation logloss and is served."
+        f"`{winner.name}` alone had a validation logloss lower by more than noise, and is served."
     )
+    if plan.uniform:
+        said += (
+            " It gives every feature the same: no other division of these bytes betters the validation "
+            "logloss by more than two standard errors."
+        )
     text = [
         "# Plan",
         said,
@@ -71,7 +75,7 @@ def _figure(plan: Plan) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for feature, loss, step in zip(plan.features, plan.loss, plan.steps, strict=True):
-        sizes = [option.nbytes(feature.num_ids, plan.dim) for option in LADDER]
+        sizes = [option.nbytes(feature.num_ids, plan.dim) for option in plan.ladder]
         (line,) = axes.plot(sizes, loss, linewidth=0.8, alpha=0.6)
         axes.plot(sizes[step], loss[step], "o", color=line.get_color(), markersize=4)
         axes.annotate(
