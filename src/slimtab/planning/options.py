@@ -49,8 +49,8 @@ class Option:
         return Rule("rq", features=features, budget=self.nbytes(ids, dim) + self.shared(dim))
 
 
-# Smallest first; what a budget allows all features alike is added. A level of eight bits says more than two of
-# four, so levels are filled one after another.
+# Smallest first; what a budget allows all features alike is added. A level of eight bits says more than two
+# of four, so levels are filled one after another.
 LADDER = (
     Option((2,)),
     Option((4,)),
