@@ -121,6 +121,11 @@ class TableCollection(nn.Module):
             table.use_counts(torch.from_numpy(np.concatenate([counts[feature.name] for feature in ordered])))
         return cls(table, ordered, dim, check_ids)
 
+    @property
+    def device(self) -> torch.device:
+        """Where ids are looked up."""
+        return self._offset.device
+
     def embed(self, batch: Batch) -> Tensor:
         """Return embeddings [B, F, dim] of a batch, in ``self.features`` order."""
         columns = self._order(batch.keys, 0, self._one_hot)

@@ -66,7 +66,7 @@ def _vectors(tables: TableCollection, shown: Sequence[Feature], counts: Sequence
     slot = {feature.name: slot for slot, feature in enumerate(tables.features)}
     one_hot = [feature for feature in tables.features if not feature.multi_hot]
     multi_hot = [feature for feature in tables.features if feature.multi_hot]
-    device = tables._offset.device
+    device = tables.device
     parts = []
     for rows in torch.split(torch.arange(max(counts), device=device), _ROWS):
         ids = {f.name: rows.clamp(max=limit.get(f.name, 0)) for f in tables.features}
