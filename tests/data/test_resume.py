@@ -85,7 +85,7 @@ def test_killed_from_outside_while_reading_gzip(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", PREP, str(raw), str(out), repr(options), "0"])
     deadline = time.monotonic() + 60
     while (
-        not (tmp_path / "out.partial" / "work" / "chunk-000003.arrow").exists()
+        not (tmp_path / "out.partial" / "work" / "chunk-00000-000003.arrow").exists()
         and time.monotonic() < deadline
     ):
         time.sleep(0.002)

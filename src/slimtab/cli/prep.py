@@ -59,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-memory", default="2GB", metavar="SIZE", help="memory to use (default: 2GB)")
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes for many files (default: threads of one)",
+    )
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="scheduler of a Dask cluster, for many machines with one file system",
+    )
+    parser.add_argument(
         "--max-rejects",
         type=float,
         default=0.01,
@@ -87,6 +99,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_memory=args.max_memory,
         max_rejects=args.max_rejects,
         columns=args.columns,
+        workers=args.workers,
+        dask=args.dask,
     )
     schema = prepare(args.source, args.out, options)
     rejects = json.loads((args.out / MANIFEST).read_text(encoding="utf-8"))["rejects"]

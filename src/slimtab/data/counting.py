@@ -35,28 +35,27 @@ class TokenIds:
     """The id of every token in every chunk's dictionary of one feature, on disk.
 
     Attributes:
+        feature: the feature.
         paths: one file per part, each with one record batch per chunk: positions in the dictionary, ids.
-        distinct: size of each chunk's dictionary.
     """
 
+    feature: str
     paths: tuple[Path, ...]
-    distinct: tuple[int, ...]
 
-    def of_chunk(self, chunk: int) -> np.ndarray:
-        """Return the ids [distinct] int32 of a chunk's dictionary, in its order."""
-        ids = np.zeros(self.distinct[chunk], dtype=np.int32)
+    def of_chunk(self, number: int, chunk: Chunk) -> np.ndarray:
+        """Return the ids [distinct] int32 of the dictionary of chunk ``number``, in its order."""
+        ids = np.zeros(chunk.distinct[self.feature], dtype=np.int32)
         for path in self.paths:
             with pa.memory_map(str(path)) as source:
-                batch = pa.ipc.open_file(source).get_batch(chunk)
+                batch = pa.ipc.open_file(source).get_batch(number)
                 ids[batch.column("place").to_numpy()] = batch.column("id").to_numpy()
         return ids
 
 
 def plan_ids(feature: str, index: int, chunks: Sequence[Chunk], limit: int, work: Path) -> TokenIds:
     """Return where the ids of a feature will stand; ``limit`` is the number of tokens held at a time."""
-    distinct = tuple(chunk.distinct[feature] for chunk in chunks)
-    parts = max(1, -(-sum(distinct) // limit))
-    return TokenIds(tuple(work / f"{index}-{part}.ids" for part in range(parts)), distinct)
+    parts = max(1, -(-sum(chunk.distinct[feature] for chunk in chunks) // limit))
+    return TokenIds(feature, tuple(work / f"{index}-{part}.ids" for part in range(parts)))
 
 
 def build_vocabulary(

@@ -31,9 +31,11 @@ class PrepOptions:
         valid: share for validation.
         test: share for testing.
         seed: of the random split, the sports negatives and the token hash.
-        max_memory: what the process may use, in bytes or like ``"2GB"``.
+        max_memory: what prep may use, in bytes or like ``"2GB"``; with ``dask``, what each worker may.
         max_rejects: share of malformed rows at which prep stops.
         columns: column description (YAML), for ``kind="table"``.
+        workers: processes that work on whole files; 0 for threads of this one.
+        dask: address of a Dask scheduler whose workers do it; they see all files under the same paths.
 
     Raises:
         SlimtabError: when a value is not allowed.
@@ -51,6 +53,8 @@ class PrepOptions:
     max_memory: str | int = "2GB"
     max_rejects: float = 0.01
     columns: Path | None = None
+    workers: int = 0
+    dask: str | None = None
 
     def __post_init__(self) -> None:
         allowed = {"kind": Kind, "numeric": NumericHandling, "ids": IdScheme, "split": SplitRule}
@@ -67,6 +71,12 @@ class PrepOptions:
             raise SlimtabError(f"min_count {self.min_count} must be at least 1")
         if not 0 <= self.max_rejects <= 1:
             raise SlimtabError(f"max_rejects {self.max_rejects} is a share of the rows, between 0 and 1")
+        if self.workers < 0 or (self.workers and self.dask is not None):
+            raise SlimtabError(
+                f"workers {self.workers} must be a number of processes, and left out where dask has workers"
+            )
+        if self.kind == "sports" and (self.workers or self.dask is not None):
+            raise SlimtabError("sports rows are one small file, for threads; leave --workers and --dask out")
         if (self.kind == "table") != (self.columns is not None):
             raise SlimtabError(
                 "a column description (--columns FILE.yaml) belongs to 'table', and only there"
@@ -84,7 +94,7 @@ class PrepOptions:
         return 1 if self.kind == "sports" else 2
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the bytes of the dataset, as JSON values: memory and reject limits do not."""
+        """Return what decides the bytes of the dataset, as JSON values: workers and limits do not."""
         return {
             "kind": self.kind,
             "numeric": self.numeric,

@@ -6,7 +6,7 @@ every page; the price is size, about 160 bytes per Criteo row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +69,12 @@ def plan_shards(split: Split) -> Iterator[Shard]:
 def write_shard(
     shard: Shard,
     schema: Schema,
-    chunks: Sequence[Chunk],
+    chunks: Mapping[int, Chunk],
     split: Split,
     ids: Mapping[str, TokenIds],
     folder: Path,
 ) -> None:
-    """Encode a shard's rows and write it, complete or not at all."""
+    """Encode a shard's rows and write it, complete or not at all; ``chunks`` are those of its parts."""
     layout = shard_schema(schema)
     path = folder / shard.name
     rest = layout.empty_table()
@@ -104,7 +104,7 @@ def _encode(
     for field, column in zip(layout, chunk.columns(*layout.names), strict=True):
         column = column.slice(low, count) if consecutive else column.take(pa.array(rows))
         if field.name in ids:
-            column = place_ids(column, ids[field.name].of_chunk(number))
+            column = place_ids(column, ids[field.name].of_chunk(number, chunk))
         elif pa.types.is_float32(field.type):
             numeric = next(numeric for numeric in schema.numerics if numeric.name == field.name)
             column = pa.array(transform(numeric, column))
