@@ -22,6 +22,7 @@ from slimtab.errors import SlimtabError
 from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.serving.freeze import load_frozen
+from slimtab.tables.rows import FusedRows
 from slimtab.training.checkpoint import latest_checkpoint
 from slimtab.training.metrics import evaluate
 
@@ -321,3 +322,17 @@ def test_the_callers_threads_are_the_callers(prepared, finished):
     before = torch.get_num_threads()
     train(prepared.data, finished[0], training__threads=1)
     assert torch.get_num_threads() == before
+
+
+def test_a_cut_table_goes_on_without_room_for_the_whole(prepared, tmp_path, monkeypatch):
+    """OptEmbed retrains in a process that never holds the rows it was cut from."""
+    whole = train(prepared.data, tmp_path, table__method="optembed")
+    (tmp_path / "metrics.json").unlink()
+    made = []
+    build = FusedRows.__init__
+    monkeypatch.setattr(
+        FusedRows, "__init__", lambda self, rows, *rest: (made.append(rows), build(self, rows, *rest))[1]
+    )
+    again = train(prepared.data, tmp_path, table__method="optembed")
+    assert outcome(again) == outcome(whole)
+    assert 0 < sum(made) < 0.9 * sum(feature.num_ids for feature in prepared.schema.features)

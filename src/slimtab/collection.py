@@ -21,7 +21,7 @@ from slimtab.schema import Feature
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.distinct import distinct
-from slimtab.tables.grouped import size_table
+from slimtab.tables.grouped import read_config, size_table
 from slimtab.tables.hashing import mix64
 from slimtab.tables.rows import PlainRows, RowsFactory
 from slimtab.tables.starts import starts
@@ -91,6 +91,7 @@ class TableCollection(nn.Module):
         check_ids: CheckIds = "error",
         counts: Mapping[str, NDArray[np.int64]] | None = None,
         rules: Sequence[Rule] = (),
+        sized: tuple[str, Mapping[str, Any]] | None = None,
     ) -> TableCollection:
         """Size a method's table to a budget and wrap it.
 
@@ -105,6 +106,8 @@ class TableCollection(nn.Module):
             check_ids: see the class.
             counts: how often the training rows hold each id [num_ids], by feature, for methods that ask.
             rules: other methods for some of the features, within the same budget.
+            sized: method and config, as plain values, of a table that was sized before; then nothing else
+                sizes it.
 
         Raises:
             SlimtabError: when the method or an option is unknown, or the budget cannot be reached.
@@ -116,7 +119,11 @@ class TableCollection(nn.Module):
         ordered = sorted(features, key=lambda feature: feature.multi_hot)
         full = 4 * dim * sum(feature.num_ids for feature in ordered)
         nbytes = full if budget is None else Budget.parse(budget).resolve(full)
-        table = size_table(ordered, dim, nbytes, method, options, rules)(make_rows, init_std)
+        if sized is None:
+            table = size_table(ordered, dim, nbytes, method, options, rules)(make_rows, init_std)
+        else:
+            kind, config = read_config(*sized)
+            table = kind(config, ordered, dim, make_rows, init_std)
         if counts is not None and all(feature.name in counts for feature in ordered):
             table.use_counts(torch.from_numpy(np.concatenate([counts[feature.name] for feature in ordered])))
         return cls(table, ordered, dim, check_ids)

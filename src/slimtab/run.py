@@ -31,6 +31,7 @@ from slimtab.serving.lookup import lookup_speed
 from slimtab.sizes import Budget
 from slimtab.tables.base import FrozenTable
 from slimtab.training.allocator import keep_freed_memory
+from slimtab.training.checkpoint import latest_checkpoint, read_metadata
 from slimtab.training.metrics import Metrics, evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
@@ -130,6 +131,7 @@ def _fit(
         config.table.init_std,
         counts=load_counts(data, schema),
         rules=config.table.rules,
+        sized=_sized(folder / "checkpoints"),
     )
     model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
     trainer = Trainer(
@@ -184,6 +186,15 @@ def _finished(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any]
         return None
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
+
+
+def _sized(checkpoints: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return method and config of the tables a run goes on with: cut ones need no room for whole ones."""
+    path = latest_checkpoint(checkpoints)
+    if path is None:
+        return None
+    state = read_metadata(path)
+    return state["method"], state["table"]
 
 
 def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:

@@ -94,7 +94,8 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         super().__init__(config, features, dim, make_rows, init_std)
         self._make_rows = make_rows
         self.sizes = [feature.num_ids for feature in features]
-        self.rows: nn.Module = make_rows(sum(self.sizes), dim, init_std)
+        # One that was cut before never needs the rows it was cut from.
+        self.rows: nn.Module = make_rows(0 if config.widths else sum(self.sizes), dim, init_std)
         thresholds = nn.Parameter(torch.zeros(len(self.sizes))) if config.rows_are_cut else None
         self.register_parameter("thresholds", thresholds)
         self.register_buffer("offset", starts(self.sizes), persistent=False)
@@ -216,7 +217,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             return {"rows_kept": kept / sum(self.sizes), "mean_width": floats / max(kept, 1)}
         if self.thresholds is None:
             return {}
-        return {"mean_threshold": float(self.thresholds.mean())}
+        return {"mean_threshold": float(self.thresholds.detach().mean())}
 
     @torch.no_grad()
     def stats_by_feature(self) -> dict[str, dict[str, float]]:

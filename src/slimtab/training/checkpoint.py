@@ -7,7 +7,8 @@ position, early stopping, learning rates) is JSON in its header.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         SlimtabError: when the file is absent or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["slimtab"])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SlimtabError(
-            f"{path} is missing or damaged ({error}); delete it to go on without it"
-        ) from error
+    with _explained(path), safe_open(path, framework="pt") as file:
+        metadata = _metadata(file)
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -67,6 +63,31 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     return path
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the JSON that :func:`write_tensors` wrote, without reading a tensor.
+
+    Raises:
+        SlimtabError: when the file is absent or damaged.
+    """
+    with _explained(path), safe_open(path, framework="pt") as file:
+        return _metadata(file)
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint, or None; leftovers of an interrupted write do not count."""
     return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads(file.metadata()["slimtab"])
+    return metadata
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SlimtabError(
+            f"{path} is missing or damaged ({error}); delete it to go on without it"
+        ) from error

@@ -246,10 +246,12 @@ class Trainer:
         tensors["generator"] = torch.get_rng_state()
         state = {
             "stage": self.table.stage,
+            "method": self.table.method,
             "table": dataclasses.asdict(self.table.config),
             "began": self.began,
             "step": self.step,
             "seconds": self.seconds,
+            "train_bytes": self.train_bytes,
             "finished": self.finished,
             "best": self.best and self.best.to_dict(),
             "plateau": self.plateau.state_dict(),
@@ -281,6 +283,7 @@ class Trainer:
         self.optimizers.load(part("optimizer."), state["optimizer"])
         torch.set_rng_state(tensors["generator"])
         self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
+        self.train_bytes = state["train_bytes"]
         self.best = state["best"] and Metrics(**state["best"])
         self.plateau = Plateau(**state["plateau"])
         self.train_rows.load_state_dict(state["loader"])
