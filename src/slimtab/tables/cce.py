@@ -57,8 +57,10 @@ class CCEConfig(TableConfig):
     def nbytes(self, features: Sequence[Feature], dim: int) -> int:
         """Return the bytes of rows, pointers and salts."""
         if dim % self.columns:
+            fitting = max(columns for columns in range(1, self.columns) if dim % columns == 0)
             raise SlimtabError(
-                f"cce's {self.columns} columns do not divide the width {dim}; set columns to a divisor"
+                f"cce's {self.columns} columns do not divide the width {dim}; "
+                f"set its option columns to a divisor, such as table.options.columns={fitting}"
             )
         ids = sum(feature.num_ids for feature in features)
         pointers = packed_code_bytes(ids, self.columns, code_bits(self.rows))

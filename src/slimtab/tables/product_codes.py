@@ -218,7 +218,8 @@ class FrozenProductCodes(FrozenTable):
         codes = widen_codes(words, self.bits[0])
         if self.any_cold:
             codes = torch.where(hot[:, None], codes, widen_codes(words, self.bits[1]))
-        return codes.view(torch.uint8)[:, : self.parts]
+        # Flat, for no ids have strides that cannot be seen as bytes.
+        return codes.flatten().view(torch.uint8).view(len(ids), 8 * len(starts))[:, : self.parts]
 
 
 class ProductCodes(EmbeddingTable, abc.ABC):

@@ -46,9 +46,10 @@ class UnifiedConfig(TableConfig):
     @classmethod
     def _fixed_bytes(cls, features: Sequence[Feature], dim: int, config: UnifiedConfig) -> int:
         if dim % config.probes:
+            fitting = max(probes for probes in range(1, config.probes) if dim % probes == 0)
             raise SlimtabError(
                 f"unified reads {config.probes} rows per id, which does not divide the width {dim}; "
-                "set probes to a divisor"
+                f"set its option probes to a divisor, such as table.options.probes={fitting}"
             )
         return len(features) * (8 * _words(config.probes) + (4 * dim * dim if config.project else 0))
 

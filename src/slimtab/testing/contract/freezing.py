@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 
@@ -28,6 +29,13 @@ class FreezingContract(Setting):
             torch.testing.assert_close(frozen(ids, slot), table(ids, slot), rtol=0, atol=self.tolerance)
             pooled = torch.randn(5, len(table.features), table.width)
             torch.testing.assert_close(frozen.project(pooled), table.project(pooled), rtol=0, atol=0)
+
+    def test_frozen_takes_no_ids(self) -> None:
+        """A served batch may hold none of a feature, and a feature may have none that are coded."""
+        frozen = self.table(self.trained().tables).freeze().eval()
+        nothing = torch.empty(0, dtype=torch.int64)
+        assert frozen(nothing, nothing).shape[0] == 0
+        assert all(math.isfinite(value) for value in frozen.stats().values())
 
     def test_frozen_holds_buffers_only(self, tmp_path: Path) -> None:
         """Bytes are counted over buffers, and the file is as large as claimed (design §3)."""
