@@ -38,9 +38,13 @@ def view_dtype(x: Any, dtype: int) -> Any:
     shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1, ratio]), axis=0)
     parts = op.Reshape(op.Cast(x, to=ir.DataType.UINT64), shape)
     places = op.Constant(value=ir.tensor([have * k for k in range(ratio)], ir.DataType.UINT64))
-    # No two parts share a bit, so that their sum is their union; sums of unsigned numbers are not to be had.
-    moved = op.Cast(op.BitShift(parts, places, direction="LEFT"), to=ir.DataType.INT64)
-    return op.Cast(op.ReduceSum(moved, op.Constant(value_ints=[-1]), keepdims=0), to=to)
+    joined = op.BitShift(parts, places, direction="LEFT")
+    while ratio > 1:  # in halves; ONNX Runtime sums int64 by way of floats, which lose the low bits
+        ratio //= 2
+        low, middle, high = (op.Constant(value_ints=[place]) for place in (0, ratio, 2 * ratio))
+        last = op.Constant(value_ints=[-1])
+        joined = op.BitwiseOr(op.Slice(joined, low, middle, last), op.Slice(joined, middle, high, last))
+    return op.Cast(op.Squeeze(joined, op.Constant(value_ints=[-1])), to=to)
 
 
 def shift_left(x: Any, places: Any) -> Any:
