@@ -68,6 +68,14 @@ def search_sorted(ascending: Any, values: Any, out_int32: bool = False, right: b
     return op.ReduceSum(op.Cast(before, to=ir.DataType.INT64), op.Constant(value_ints=[1]), keepdims=0)
 
 
+def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, output_size: Any = None) -> Any:
+    """``torch.repeat_interleave`` of a vector; how long it gets is the sum of ``repeats``."""
+    ends = op.CumSum(repeats, op.Constant(value_int=0))
+    total = op.Gather(ends, op.Constant(value_int=-1))
+    places = op.Range(op.Constant(value_int=0), total, op.Constant(value_int=1))
+    return op.Gather(x, search_sorted(ends, places, right=True))
+
+
 def sort_stable(x: Any, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
     """``torch.sort`` of a vector; of equal ones TopK takes the first first."""
     return op.TopK(x, op.Shape(x), axis=dim, largest=int(descending), sorted=1)
@@ -82,5 +90,6 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.bitwise_right_shift.Tensor_Scalar: shift_right,
     torch.ops.aten.__rshift__.Scalar: shift_right,
     torch.ops.aten.searchsorted.Tensor: search_sorted,
+    torch.ops.aten.repeat_interleave.self_Tensor: repeat_interleave,
     torch.ops.aten.sort.stable: sort_stable,
 }
