@@ -46,16 +46,15 @@ def write(program: Program, frozen: Path, out: Path) -> None:
 def _fill(hollow: Path, path: Path, source: Path, tables: Mapping[str, Span]) -> None:
     """Copy an archive, with the bytes of ``source`` for the weights that are empty in it."""
     with zipfile.ZipFile(hollow) as old, zipfile.ZipFile(path, "w") as new, source.open("rb") as file:
-        names = old.namelist()
-        (listing,) = (name for name in names if name.endswith("_weights_config.json"))
-        config = json.loads(old.read(listing))["config"]
-        filled = {config[name]["path_name"]: span for name, span in tables.items()}
-        for name in names:
-            span = filled.get(name.rpartition("/")[2]) if "/weights/" in name else None
-            if span is None:
-                new.writestr(name, old.read(name))
-                continue
-            with new.open(name, "w", force_zip64=True) as entry:
+        (listing,) = (name for name in old.namelist() if name.endswith("_weights_config.json"))
+        weights = json.loads(old.read(listing))
+        for number, name in enumerate(tables):  # empty ones may have been taken for one and the same
+            weights["config"][name]["path_name"] = f"table_{number}"
+        for name in old.namelist():
+            new.writestr(name, json.dumps(weights) if name == listing else old.read(name))
+        for number, span in enumerate(tables.values()):
+            place = f"{listing.rpartition('/')[0]}/table_{number}"
+            with new.open(place, "w", force_zip64=True) as entry:
                 file.seek(span.start)
                 for begin in range(span.start, span.stop, _CHUNK):
                     entry.write(file.read(min(_CHUNK, span.stop - begin)))
