@@ -45,7 +45,15 @@ def latency(options: argparse.Namespace) -> None:
     for name in options.formats:
         for run in options.runs:
             exported(run, name)
-        command = [sys.executable, __file__, "turns", name, *map(str, options.runs), "--rounds", str(options.rounds)]
+        command = [
+            sys.executable,
+            __file__,
+            "turns",
+            name,
+            *map(str, options.runs),
+            "--rounds",
+            str(options.rounds),
+        ]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         for batch in BATCHES:
             first = found[0][str(batch)]
@@ -109,7 +117,9 @@ def large(size: str, folder: Path) -> None:
     from slimtab.schema import Feature, Numeric, RawFormat, Schema
     from slimtab.serving.freeze import freeze
 
-    schema = Schema(RawFormat("table"), (Numeric("price"),), (Feature("item", 100 if size == "small" else IDS),))
+    schema = Schema(
+        RawFormat("table"), (Numeric("price"),), (Feature("item", 100 if size == "small" else IDS),)
+    )
     (folder / "data" / "vocab").mkdir(parents=True)
     schema.save(folder / "data" / "schema.json")
     none = pa.table([[""], [0], [0]], schema=PARQUET_SCHEMA)
@@ -141,7 +151,9 @@ def serving(folder: Path, name: str) -> None:
     """Serve every id once; print memory after a model of next to no bytes, after loading, and at the end."""
     from slimtab.serving import load
 
-    load(folder.parent / "small" / name).predict_encoded(np.zeros((64, 1), np.float32), np.zeros((64, 1), np.int64))
+    load(folder.parent / "small" / name).predict_encoded(
+        np.zeros((64, 1), np.float32), np.zeros((64, 1), np.int64)
+    )
     before = rss_mb()
     began = time.perf_counter()
     predictor = load(folder / name)
@@ -203,7 +215,9 @@ def write(part: str, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(required=True)
     for name, run in (("latency", latency), ("turns", turns)):
         part = parts.add_parser(name)

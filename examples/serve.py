@@ -48,7 +48,9 @@ class Batcher:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.waiting: asyncio.Queue[tuple[list[dict[str, Any]], asyncio.Future[list[float]]]] = asyncio.Queue(MAX_WAITING)
+        self.waiting: asyncio.Queue[tuple[list[dict[str, Any]], asyncio.Future[list[float]]]] = asyncio.Queue(
+            MAX_WAITING
+        )
 
     async def predict(self, rows: list[dict[str, Any]]) -> list[float]:
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
@@ -127,7 +129,9 @@ def create_app(folder: Path) -> FastAPI:
     registry = CollectorRegistry()
     requests = Counter("slimtab_requests", "Requests to /predict", ["status"], registry=registry)
     rows_served = Counter("slimtab_rows", "Rows predicted", registry=registry)
-    seconds = Histogram("slimtab_request_seconds", "Time of a request to /predict, waiting included", registry=registry)
+    seconds = Histogram(
+        "slimtab_request_seconds", "Time of a request to /predict, waiting included", registry=registry
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -167,7 +171,9 @@ def create_app(folder: Path) -> FastAPI:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="what `slimtab export` wrote, or the frozen/ of a run")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)

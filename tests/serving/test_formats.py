@@ -61,7 +61,7 @@ def test_other_models_agree(model, data, arrays, tmp_path):
 
 @pytest.mark.parametrize("method", ["int8"])
 def test_compiled_code_agrees(method, data, arrays, tmp_path):
-    """Compiling takes most of a minute on a busy machine; all methods are compiled by benchmarks/serving.py."""
+    """One method, for compiling takes most of a minute on a busy machine."""
     frozen = make_frozen(data, method, tmp_path / "frozen")
     export(frozen, "aoti", tmp_path / "aoti")
     assert worst(arrays, load(frozen), load(tmp_path / "aoti")) < 1e-5

@@ -139,7 +139,10 @@ class TestWrong:
             (lambda t: t.set_column(1, "age", t["user"]), "column 'age' holds large_string; give numbers"),
             (lambda t: t.set_column(3, "user", pa.array([b"x"] * len(t))), "column 'user' holds binary"),
             (lambda t: t.set_column(3, "user", pa.array([{"a": 1}] * len(t))), "column 'user' holds struct"),
-            (lambda t: t.set_column(1, "age", pa.array([1.0, 1e300] * (len(t) // 2))), "'age', row 1: 1e\\+300"),
+            (
+                lambda t: t.set_column(1, "age", pa.array([1.0, 1e300] * (len(t) // 2))),
+                "row 1: 1e\\+300",
+            ),
         ],
     )
     def test_a_table(self, predictor, rows, edit, message):
@@ -179,7 +182,6 @@ def outcome(predictor, rows):
     try:
         return predictor.predict(rows)
     except SlimtabError as error:
-        assert "\n" not in str(error)
         return str(error)
 
 
@@ -188,7 +190,9 @@ def outcome(predictor, rows):
 def test_any_rows_have_one_outcome(predictors, rows):
     """Whatever comes in: probabilities, the same in all formats, or one line, the same in all formats."""
     first, *others = [outcome(predictor, rows) for predictor in predictors.values()]
-    if not isinstance(first, str):
+    if isinstance(first, str):
+        assert "\n" not in first
+    else:
         assert first.shape == (len(rows),)
         assert ((first >= 0) & (first <= 1)).all()
     for other in others:
@@ -202,14 +206,20 @@ ids = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-3, 500))
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(found=st.lists(st.tuples(ids, ids, ids, st.lists(ids, max_size=3), st.lists(ids, max_size=3)), max_size=5))
+@given(
+    found=st.lists(st.tuples(ids, ids, ids, st.lists(ids, max_size=3), st.lists(ids, max_size=3)), max_size=5)
+)
 def test_any_ids_have_one_outcome(predictors, found):
     """One outside its range, negative ones among them, reads row 0 and never another row."""
     size, schema = len(found), predictors["pt2"].schema
     one_hot = np.array([row[:3] for row in found], np.int64).reshape(size, 3)
     bags = [row[3] for row in found], [row[4] for row in found]
     last = [feature.num_ids - 1 for feature in schema.features]
-    given = [np.zeros((size, 2), np.float32), one_hot, np.array([i for bag in bags for b in bag for i in b], np.int64)]
+    given = [
+        np.zeros((size, 2), np.float32),
+        one_hot,
+        np.array([i for bag in bags for b in bag for i in b], np.int64),
+    ]
     given.append(np.array([[len(b) for b in bag] for bag in bags], np.int64).reshape(2, size))
     kept = [np.where((one_hot < 0) | (one_hot > last[:3]), 0, one_hot)]
     flat = [i if 0 <= i <= last[3 + n] else 0 for n, bag in enumerate(bags) for b in bag for i in b]
@@ -244,7 +254,7 @@ class TestDamaged:
         card = json.loads((tmp_path / "other" / "model.json").read_text())
         file = max((n for n in card["files"] if "/" not in n), key=lambda n: n.startswith("model"))
         (tmp_path / "other" / file).write_bytes(b"?" * card["files"][file])
-        with pytest.raises(SlimtabError, match="cannot be loaded|damaged"):
+        with pytest.raises(SlimtabError, match=r"cannot be loaded|damaged"):
             load(tmp_path / "other")
 
     def test_encoder_of_other_columns(self, folders, tmp_path):
@@ -280,7 +290,9 @@ def test_serves_where_little_is_installed(folders, predictor, name):
     code = BLOCKED.format(blocked=blocked, folder=str(folders / name), row=ROW)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose([float(word) for word in done.stdout.split()], predictor.predict([ROW, ROW]), atol=1e-6)
+    np.testing.assert_allclose(
+        [float(word) for word in done.stdout.split()], predictor.predict([ROW, ROW]), atol=1e-6
+    )
 
 
 def test_missing_package_is_named(folders, monkeypatch):

@@ -19,10 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder made by `slimtab train`")
     parser.add_argument(
-        "--format", choices=FORMATS, default="pt2", help="what runs it: torch (pt2, aoti, safetensors) or ONNX"
+        "--format",
+        choices=FORMATS,
+        default="pt2",
+        help="what runs it: torch (pt2, aoti, safetensors) or another runtime (onnx); default pt2",
     )
     parser.add_argument(
-        "-o", "--out", type=Path, help="folder to make (default RUN/export/FORMAT); replaced when it is an export"
+        "-o",
+        "--out",
+        type=Path,
+        help="folder to make (default RUN/export/FORMAT); an earlier export there is replaced",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="accepted by every command; an export does not depend on it"

@@ -37,6 +37,18 @@ class Arrays:
             return self.dense, self.ids
         return self.dense, self.ids, self.values, self.lengths
 
+    def with_a_value(self) -> Arrays:
+        """Return the same, with one row more that has an id, where no row has a multi-hot id.
+
+        Programs are traced for one id at least: without any, strides and shapes are cases of their own.
+        """
+        if self.values is None or self.lengths is None or len(self.values):
+            return self
+        one = np.zeros((len(self.lengths), 1), np.int64)
+        one[0] = 1
+        dense, ids = (np.pad(array, ((0, 1), (0, 0))) for array in (self.dense, self.ids))
+        return Arrays(dense, ids, np.zeros(1, np.int64), np.concatenate([self.lengths, one], axis=1))
+
     def parts(self, rows: int) -> Iterator[Arrays]:
         """Cut into parts of up to so many rows, none where there are no rows."""
         for start in range(0, len(self.dense), rows):
@@ -79,24 +91,22 @@ def check_arrays(schema: Schema, dense: Any, ids: Any, values: Any = None, lengt
         SlimtabError: when one is missing, or of another kind or shape than the schema asks for.
     """
     rows = len(np.asarray(dense))
-    checked_dense = _array("dense", dense, (rows, len(schema.numerics)), np.floating).astype(np.float32, copy=False)
-    checked_ids = _array("ids", ids, (rows, len(schema.one_hot)), np.integer).astype(np.int64, copy=False)
-    check_finite(schema, checked_dense)
+    numbers = _array("dense", dense, (rows, len(schema.numerics)), np.float32)
+    check_finite(schema, numbers)
+    one_hot = _array("ids", ids, (rows, len(schema.one_hot)), np.int64)
     if not schema.multi_hot:
         if values is not None or lengths is not None:
             raise SlimtabError("this model has no multi-hot feature; leave out values and lengths")
-        return Arrays(checked_dense, checked_ids)
+        return Arrays(numbers, one_hot)
     if values is None or lengths is None:
-        raise SlimtabError(
-            f"'{schema.multi_hot[0].name}' is multi-hot; give its ids as values and lengths"
-        )
-    counts = _array("lengths", lengths, (len(schema.multi_hot), rows), np.integer).astype(np.int64, copy=False)
-    flat = _array("values", values, (len(np.asarray(values)),), np.integer).astype(np.int64, copy=False)
+        raise SlimtabError(f"'{schema.multi_hot[0].name}' is multi-hot; give its ids as values and lengths")
+    counts = _array("lengths", lengths, (len(schema.multi_hot), rows), np.int64)
+    flat = _array("values", values, (len(np.asarray(values)),), np.int64)
     if counts.size and counts.min() < 0:
         raise SlimtabError("lengths holds a negative number; each is how many ids a row has")
     if counts.sum() != len(flat):
         raise SlimtabError(f"lengths add up to {counts.sum()}, but values holds {len(flat)} ids")
-    return Arrays(checked_dense, checked_ids, flat, counts)
+    return Arrays(numbers, one_hot, flat, counts)
 
 
 def check_finite(schema: Schema, dense: NDArray[np.float32]) -> None:
@@ -118,6 +128,7 @@ def _array(name: str, found: Any, shape: tuple[int, ...], kind: type[Any]) -> ND
     array = np.asarray(found)
     if array.shape != shape:
         raise SlimtabError(f"{name} has the shape {list(array.shape)}, where {list(shape)} belongs")
-    if array.size and not np.issubdtype(array.dtype, kind):
-        raise SlimtabError(f"{name} holds {array.dtype}, where {kind.__name__} numbers belong")
-    return array
+    family = np.floating if kind is np.float32 else np.integer
+    if array.size and not np.issubdtype(array.dtype, family):
+        raise SlimtabError(f"{name} holds {array.dtype}, where {family.__name__} numbers belong")
+    return np.ascontiguousarray(array, kind)

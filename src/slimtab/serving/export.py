@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import slimtab
 from slimtab.errors import SlimtabError, nearest
 from slimtab.files import write_errors_explained

@@ -116,7 +116,9 @@ def _constants(frozen: TableCollection) -> dict[str, Tensor]:
     }
 
 
-def _shapes(card: Mapping[str, Any], features: Sequence[Feature], constants: dict[str, Tensor]) -> FrozenTable:
+def _shapes(
+    card: Mapping[str, Any], features: Sequence[Feature], constants: dict[str, Tensor]
+) -> FrozenTable:
     """Return the frozen table with its constants and without its values, which the file maps into memory.
 
     Built on the meta device, for otherwise it would for a moment be as large as it was in training.

@@ -75,11 +75,12 @@ class Predictor:
         return self._probabilities(check_arrays(self.schema, dense, ids, values, lengths))
 
     def _probabilities(self, arrays: Arrays) -> NDArray[np.float64]:
-        logits = [self._run(part) for part in arrays.parts(_ROWS)]
-        whole = np.concatenate(logits or [np.empty(0)]).astype(np.float64)
+        logits = [self._run(part.with_a_value())[: len(part.dense)] for part in arrays.parts(_ROWS)]
+        whole = np.concatenate([np.empty(0), *logits])  # float64, and of no rows too
         # Whichever of the two forms does not overflow.
         small = np.exp(-np.abs(whole))
-        return np.where(whole >= 0, 1.0, small) / (1.0 + small)
+        probabilities: NDArray[np.float64] = np.where(whole >= 0, 1.0, small) / (1.0 + small)
+        return probabilities
 
 
 def load(path: str | Path) -> Predictor:

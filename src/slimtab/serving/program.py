@@ -36,7 +36,8 @@ class Program(nn.Module):
         Args:
             dense: transformed numeric columns [B, I] float32.
             ids: of the one-hot features [B, F] int64.
-            values: of the multi-hot features [N] int64, one feature after another, each in row order.
+            values: of the multi-hot features [N] int64, one feature after another, each in row order; one
+                at least.
             lengths: ids per feature and row [M, B] int64; they add up to N.
         """
         ragged = None if values is None or lengths is None else Ragged(self.multi_hot, values, lengths)
@@ -51,9 +52,9 @@ class Program(nn.Module):
     def example(self) -> tuple[Inputs, tuple[dict[int, torch.export.Dim], ...]]:
         """Return inputs to trace it with, and which of their sizes are free."""
         rows, found = 3, 5  # sizes 0 and 1 would be cases of their own
-        batch, total = torch.export.Dim("batch", min=1), torch.export.Dim("values", min=0)
-        inputs = [torch.zeros(rows, self.model.num_dense), torch.zeros(rows, len(self.one_hot), dtype=torch.int64)]
-        sizes = [{0: batch}, {0: batch}]
+        batch, total = torch.export.Dim("batch", min=1), torch.export.Dim("values", min=1)
+        ids = torch.zeros(rows, len(self.one_hot), dtype=torch.int64)
+        inputs, sizes = [torch.zeros(rows, self.model.num_dense), ids], [{0: batch}, {0: batch}]
         if self.multi_hot:
             lengths = torch.zeros(len(self.multi_hot), rows, dtype=torch.int64)
             lengths[0, 0] = found

@@ -65,12 +65,11 @@ class RowReader:
         kind = pa.list_(pa.string()) if name in self._lists else pa.string()
         if self._types[name] != pa.string():
             read, kind = _number, pa.float64()
-        column = []
-        for number, cell in enumerate(cells):
-            try:
-                column.append(read(cell))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise SlimtabError(f"column '{name}', row {number}: {error}") from error
+        column: list[Any] = []
+        try:
+            column.extend(map(read, cells))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SlimtabError(f"column '{name}', row {len(column)}: {error}") from error
         return pa.array(column, kind)
 
     def _list(self, cell: Any) -> list[str]:
@@ -129,7 +128,7 @@ class RowReader:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _number(cell: Any) -> float | None:

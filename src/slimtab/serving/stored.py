@@ -1,4 +1,4 @@
-"""Where tensors lie in a safetensors file, for programs that read them there or copy them without a detour."""
+"""Where tensors lie in a safetensors file, for programs that read them there or copy them."""
 
 from __future__ import annotations
 

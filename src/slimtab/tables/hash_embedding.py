@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature

@@ -36,7 +36,7 @@ def read_rows(matrix: Tensor, address: Tensor) -> Tensor:
 
 
 def sum_rows(matrix: Tensor, address: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return sums [N, w] of the rows of ``matrix`` [M, w] at ``address`` [N, k], each times its weight [N, k]."""
+    """Return sums [N, w] of rows of ``matrix`` [M, w] at ``address`` [N, k], each times its weight [N, k]."""
     if translates_to_onnx():  # where a bag would become a loop
         rows = F.embedding(address, matrix)
         return (rows if weights is None else rows * weights[:, :, None]).sum(dim=1)

@@ -76,7 +76,8 @@ def read(folder: Path, card: Mapping[str, Any], schema: Schema) -> Callable[[Arr
         ) from error
 
     def run(arrays: Arrays, used: dict[str, torch.Tensor] = used) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = loader.boxed_run(list(map(torch.from_numpy, arrays.inputs())))[0].numpy()
+        inputs = [torch.from_numpy(array) for array in arrays.inputs()]
+        logits: NDArray[np.float32] = loader.boxed_run(inputs)[0].numpy()
         return logits
 
     return run

@@ -7,9 +7,11 @@ export neither copies nor holds them.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,6 @@ from slimtab.serving.arrays import Arrays
 from slimtab.serving.stored import spans
 
 if TYPE_CHECKING:
-    import torch
-
     from slimtab.serving.program import Program
 
 _FILE, _TABLES = "model.onnx", "tables.safetensors"
@@ -47,7 +47,7 @@ def write(program: Program, frozen: Path, out: Path) -> None:
         raise SlimtabError(_MISSING.format(error)) from error
     inputs, sizes = program.example()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
                 program,
@@ -65,7 +65,8 @@ def write(program: Program, frozen: Path, out: Path) -> None:
             cause = cause.__cause__
         method = type(program.model.tables.table).__name__
         raise SlimtabError(
-            f"{method} cannot be exported to ONNX ({' '.join(str(cause).split())[:200]}); choose another format"
+            f"{method} cannot be exported to ONNX ({' '.join(str(cause).split())[:200]}); "
+            "choose another format"
         ) from error
     assert exported is not None
     model = exported.model
@@ -73,11 +74,22 @@ def write(program: Program, frozen: Path, out: Path) -> None:
     for name, span in spans(out / _TABLES).items():
         value = model.graph.initializers.get(f"model.tables.{name}")
         if value is not None and value.const_value is not None:
-            old = value.const_value
+            old, nbytes = value.const_value, span.stop - span.start
             value.const_value = ir.ExternalTensor(
-                _TABLES, span.start, span.stop - span.start, old.dtype, shape=old.shape, name=old.name, base_dir=out
+                _TABLES, span.start, nbytes, old.dtype, shape=old.shape, name=value.name, base_dir=out
             )
     ir.save(model, out / _FILE)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep back warnings that are nothing to act on, such as torchvision missing."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def read(folder: Path, card: Mapping[str, Any], schema: Schema) -> Callable[[Arrays], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""ONNX words for what torch's own exporter cannot translate: bit patterns read as another type, shifts, sorts.
+"""ONNX words for what torch's own exporter cannot translate: bits read as another type, shifts, sorts.
 
 ONNX shifts unsigned numbers only, and has no cast that keeps bits. Its integers wrap as torch's do.
 """
@@ -32,18 +32,20 @@ def view_dtype(x: Any, dtype: int) -> Any:
             op.BitShift(words, places, direction="RIGHT"),
             op.Constant(value=ir.tensor([(1 << want) - 1], ir.DataType.UINT64)),
         )
-        shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+        last = op.Constant(value_ints=[x.shape[-1] * (have // want)])
+        shape = op.Concat(op.Shape(x, start=0, end=-1), last, axis=0)
         return op.Cast(op.Reshape(op.Cast(low, to=ir.DataType.INT64), shape), to=to)
     ratio = want // have
-    shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1, ratio]), axis=0)
+    last = op.Constant(value_ints=[x.shape[-1] // ratio, ratio])
+    shape = op.Concat(op.Shape(x, start=0, end=-1), last, axis=0)
     parts = op.Reshape(op.Cast(x, to=ir.DataType.UINT64), shape)
     places = op.Constant(value=ir.tensor([have * k for k in range(ratio)], ir.DataType.UINT64))
     joined = op.BitShift(parts, places, direction="LEFT")
     while ratio > 1:  # in halves; ONNX Runtime sums int64 by way of floats, which lose the low bits
         ratio //= 2
         low, middle, high = (op.Constant(value_ints=[place]) for place in (0, ratio, 2 * ratio))
-        last = op.Constant(value_ints=[-1])
-        joined = op.BitwiseOr(op.Slice(joined, low, middle, last), op.Slice(joined, middle, high, last))
+        axis = op.Constant(value_ints=[-1])
+        joined = op.BitwiseOr(op.Slice(joined, low, middle, axis), op.Slice(joined, middle, high, axis))
     return op.Cast(op.Squeeze(joined, op.Constant(value_ints=[-1])), to=to)
 
 
@@ -54,7 +56,7 @@ def shift_left(x: Any, places: Any) -> Any:
 
 
 def shift_right(x: Any, places: Any) -> Any:
-    """``x >> places`` of int64 or int32, which copies the sign: what is negative is turned over before and after."""
+    """``x >> places`` of int64 or int32, which copies the sign: negative ones are turned over before and after."""
     negative = op.Less(x, op.CastLike(op.Constant(value_int=0), x))
     words, by = op.Where(negative, op.BitwiseNot(x), x), op.Cast(places, to=ir.DataType.UINT64)
     moved = op.CastLike(op.BitShift(op.Cast(words, to=ir.DataType.UINT64), by, direction="RIGHT"), x)
