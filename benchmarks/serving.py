@@ -69,13 +69,13 @@ def latency(options: argparse.Namespace) -> None:
                 )
     head = [
         "## Latency\n",
-        f"{datetime.date.today()}, one of {os.cpu_count()} cores. `python benchmarks/serving.py latency …`, on the",
-        "test rows of the runs' own data. Time of `predict_encoded`: checks, program, sigmoid. Encoding raw rows",
-        "costs more than the model and is the same in all formats: see below.\n",
+        f"{datetime.date.today()}, one of {os.cpu_count()} cores, machine shared with other work.",
+        "`python benchmarks/serving.py latency …` on test rows of the runs' own data: time of",
+        "`predict_encoded`, that is checks, program, sigmoid.\n",
         "| format | method | batch | p50 ms | p99 ms | rows/s at p50 | p50 / full's, median | min–max |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    write("latency", "\n".join([*head, *lines]))
+    write("\n".join([*head, *lines]))
 
 
 def turns(options: argparse.Namespace) -> None:
@@ -111,6 +111,7 @@ def large(size: str, folder: Path) -> None:
     """Freeze a model whose one feature has 16.8 million ids (``small``: a hundred) and no vocabulary."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     from slimtab.collection import TableCollection
     from slimtab.data.vocabulary import PARQUET_SCHEMA
     from slimtab.models.base import build_model
@@ -173,7 +174,7 @@ def memory(options: argparse.Namespace) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
 
-    global_lines, work = [], options.work
+    lines, work = [], options.work
     for method in ("small", "full", "int8"):
         folder = work / method
         if not (folder / "frozen" / "model.json").exists():
@@ -186,25 +187,27 @@ def memory(options: argparse.Namespace) -> None:
             card = json.loads((folder / name / "model.json").read_text())
             size = card["serve_bytes"] / 2**20
             files = sum(n for file, n in card["files"].items() if not file.startswith("encoder")) / 2**20
-            global_lines.append(
-                f"| {name} | {method} | {size:,.0f} | {files:,.0f} | {made['peak']:,.0f} "
-                f"| {made['peak'] - made['imports']:,.0f} | {made['peak'] / size:.2f} | {served['seconds']:.1f} "
-                f"| {served['loaded'] - served['before']:,.0f} | {served['served'] - served['before']:,.0f} "
-                f"| {(served['served'] - served['before']) / size:.2f} |"
+            growth = served["served"] - served["before"]
+            figures = (size, files, made["peak"], made["peak"] - made["imports"])
+            lines.append(
+                f"| {name} | {method} | {' | '.join(f'{mib:,.0f}' for mib in figures)} "
+                f"| {made['peak'] / size:.2f} | {served['seconds']:.1f} "
+                f"| {served['loaded'] - served['before']:,.0f} | {growth:,.0f} | {growth / size:.2f} |"
             )
     head = [
         "## Memory\n",
-        f"{datetime.date.today()}. `python benchmarks/serving.py memory`: one feature of {IDS:,} ids × {DIM}, in MiB.",
-        "Exporting: peak of the process, and what of it came after the imports. Serving: growth of a process that",
-        "has run a model of the same format with a hundred ids, after loading and after every id was asked for.\n",
-        "| format | method | claim | files | export, peak | less imports | peak / claim | load s | loaded | served "
-        "| served / claim |",
+        f"{datetime.date.today()}. `python benchmarks/serving.py memory`: one feature of {IDS:,} ids ×",
+        f"{DIM}; MiB. Exporting: peak of the process, and what of it came after the imports. Serving: growth of a",
+        "process that has run a small model of the same format, after loading, and once every id was asked",
+        "for.\n",
+        "| format | method | claim | files | export, peak | less imports | peak / claim | load s | loaded "
+        "| served | served / claim |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    write("memory", "\n".join([*head, *global_lines]))
+    write("\n".join([*head, *lines]))
 
 
-def write(part: str, text: str) -> None:
+def write(text: str) -> None:
     """Put a part into the page, in the place of the one it had."""
     path = HERE / "results" / "serving.md"
     old = path.read_text(encoding="utf-8") if path.exists() else "# Serving\n"

@@ -17,6 +17,9 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Response
+from fastapi import Request as HTTPRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,6 +56,7 @@ class Batcher:
         )
 
     async def predict(self, rows: list[dict[str, Any]]) -> list[float]:
+        """Wait for the probabilities of some rows; a queue that is full raises."""
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait((rows, answer))
         return await answer
@@ -96,6 +100,7 @@ class BodyLimit:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -141,6 +146,14 @@ def create_app(folder: Path) -> FastAPI:
 
     app = FastAPI(title="slimtab", lifespan=lifespan)
     app.add_middleware(BodyLimit)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: HTTPRequest, error: RequestValidationError) -> JSONResponse:
+        """Say what is wrong without sending the rows back, which may be no JSON either."""
+        requests.labels("422").inc()
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return JSONResponse({"detail": f"{where}: {first['msg']}"}, 422)
 
     @app.post("/predict")
     async def predict(request: Request) -> Answer:

@@ -92,8 +92,8 @@ def load(path: str | Path) -> Predictor:
         SlimtabError: when it is missing, damaged, or needs a package that is not installed.
     """
     folder = Path(path)
-    card = read_card(folder)
-    name = card.get("format", "safetensors")
+    card = {"format": "safetensors"} | read_card(folder)  # as which a frozen folder is read
+    name = card["format"]
     if name not in FORMATS:
         raise SlimtabError(f"{folder} holds the unknown format '{name}'{nearest(name, FORMATS)}")
     encoder = load_encoder(folder, card)

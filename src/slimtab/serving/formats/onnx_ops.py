@@ -56,7 +56,7 @@ def shift_left(x: Any, places: Any) -> Any:
 
 
 def shift_right(x: Any, places: Any) -> Any:
-    """``x >> places`` of int64 or int32, which copies the sign: negative ones are turned over before and after."""
+    """``x >> places`` of int64 or int32, which copies the sign: negative ones are turned over."""
     negative = op.Less(x, op.CastLike(op.Constant(value_int=0), x))
     words, by = op.Where(negative, op.BitwiseNot(x), x), op.Cast(places, to=ir.DataType.UINT64)
     moved = op.CastLike(op.BitShift(op.Cast(words, to=ir.DataType.UINT64), by, direction="RIGHT"), x)
