@@ -197,7 +197,7 @@ def memory(options: argparse.Namespace) -> None:
     head = [
         "## Memory\n",
         f"{datetime.date.today()}. `python benchmarks/serving.py memory`: one feature of {IDS:,} ids ×",
-        f"{DIM}; MiB. Exporting: peak of the process, and what of it came after the imports. Serving: growth of a",
+        f"{DIM}; MiB. Exporting: peak of the process, and what came after the imports. Serving: growth of a",
         "process that has run a small model of the same format, after loading, and once every id was asked",
         "for.\n",
         "| format | method | claim | files | export, peak | less imports | peak / claim | load s | loaded "
