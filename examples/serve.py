@@ -191,4 +191,6 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()
-    uvicorn.run(create_app(args.folder), host=args.host, port=args.port, log_level="warning")
+    # Longer than clients keep a connection they do not use: closed under a request, it would be an error.
+    app = create_app(args.folder)
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=75)

@@ -45,7 +45,7 @@ def test_formats_agree(method, data, arrays, tmp_path):
     """Within 1e-5: a lookup that a format computes wrong is off by far more, with weights this large."""
     frozen = make_frozen(data, method, tmp_path / "frozen")
     want = load(frozen)
-    assert want.predict_encoded(*arrays.inputs()).std() > 0.05
+    assert want.predict_encoded(*arrays.inputs()).std() > 3e-4  # far more than the difference allowed
     for name in ("pt2", "onnx"):
         export(frozen, name, tmp_path / name)
         assert worst(arrays, want, load(tmp_path / name)) < 1e-5

@@ -37,6 +37,12 @@ def write(program: Program, frozen: Path, out: Path) -> None:
     from slimtab.training.checkpoint import write_tensors
 
     exported = program.trace()
+    stored = {_OF_TABLES + name for name in program.model.tables.state_dict()}
+    # The compiler would read every constant into memory, twice over, and of tables it needs the shapes alone.
+    inputs = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
+    for name in stored:
+        table = exported.state_dict[name]
+        exported.state_dict[name] = inputs[0].fake_mode.from_tensor(table, static_shapes=True)
     try:
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(out / _FILE), inductor_configs=_PLACES
@@ -47,7 +53,6 @@ def write(program: Program, frozen: Path, out: Path) -> None:
             "it needs a C++ compiler such as g++, the other formats do not"
         ) from error
     shutil.copyfile(frozen / _TABLES, out / _TABLES)
-    stored = {_OF_TABLES + name for name in program.model.tables.state_dict()}
     tensors = {**exported.state_dict, **exported.constants}
     write_tensors(out / _OTHERS, {name: tensors[name] for name in tensors.keys() - stored}, {})
 
