@@ -224,7 +224,7 @@ class TableCollection(nn.Module):
         """
         features, size = lengths.shape
         bags = torch.arange(features * size, device=values.device)
-        bag = torch.repeat_interleave(bags, lengths.reshape(-1))
+        bag = torch.repeat_interleave(bags, lengths.reshape(-1), output_size=values.shape[0])
         slot = slots[bag // size]
         vectors = self._vectors(self._checked(values, slot, lambda position: int(bag[position]) % size), slot)
         if weights is not None:

@@ -4,13 +4,17 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slimtab.cli import _parser, main
 from slimtab.config import load_config
+from slimtab.data.encode import Encoder
+from slimtab.data.readers import read_raw
 from slimtab.data.synthetic import write_criteo
 from slimtab.grid.settings import read_grid
 from slimtab.schema import Schema
+from slimtab.serving.arrays import to_arrays
 from slimtab.sweep.settings import read_sweep
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -67,6 +71,29 @@ class TestPagesRun:
             write_criteo(Path(f"terabyte/day_{day}.gz"), 400, seed=day, ids=50)
         run("criteo-terabyte")
         assert Schema.load(Path("data/terabyte/schema.json")).sources == ("day_0.gz", "day_2.gz", "day_10.gz")
+
+    def test_serving(self):
+        """Other formats than the page's command names are made too, for its snippets open them."""
+        pytest.importorskip("onnxruntime")
+        write_criteo(Path("train.txt"), 600, ids=100)
+        assert main(["prep", "criteo", "train.txt", "data/criteo"]) == 0
+        options = ["model.options={mlp: [16]}", "training.epochs=1", "training.threads=1"]
+        words = ["train", "data/criteo", "--run", "runs/u10", "--method", "unified", "--budget", "20%"]
+        assert main([*words, *options]) == 0
+        assert main(["export", "runs/u10", "--format", "pt2"]) == 0
+        for words in commands("serving"):
+            assert main(words) == 0, words
+        encoder = Encoder.load(Path("runs/u10/frozen/encoder"))
+        frame = next(iter(read_raw(Path("train.txt"), encoder.schema))).table
+        arrays = to_arrays(encoder.encode(frame), encoder.schema)
+        names = {"frame": frame, "row": frame.to_pylist()[0], "dense": arrays.dense, "ids": arrays.ids}
+        found = {}
+        for block in blocks("serving", "python"):
+            exec(compile(block, "serving", "exec"), names)
+            found[len(found)] = np.asarray(names.get("logits", 0))
+        np.testing.assert_allclose(found[1], found[2], atol=1e-5)
+        probabilities = names["predictor"].predict(frame)
+        np.testing.assert_allclose(1 / (1 + np.exp(-found[1])), probabilities, atol=1e-6)
 
     def test_own_csv(self):
         """The rows shown, and more like them from other cities: three are too few to split."""

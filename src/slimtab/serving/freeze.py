@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import slimtab
 from slimtab.collection import TableCollection
 from slimtab.data.encode import Encoder
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
-from slimtab.schema import Schema
-from slimtab.tables.base import EmbeddingTable, in_last_stage
+from slimtab.schema import Feature, Schema
+from slimtab.serving.card import load_encoder, read_card
+from slimtab.tables.base import EmbeddingTable, FrozenTable, in_last_stage
 from slimtab.tables.grouped import read_config
 from slimtab.tables.rows import PlainRows
 from slimtab.training.checkpoint import read_tensors, write_tensors
+
+_TABLES = "tables."  # how a model calls its tables
+_ALIGNED = 16  # bytes
 
 
 def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card: Mapping[str, Any]) -> None:
@@ -39,7 +44,7 @@ def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
-    write_tensors(beside / "dense.safetensors", _dense_state(model), {})
+    write_tensors(beside / "dense.safetensors", {**_dense_state(model), **_constants(frozen)}, {})
     Encoder.load(data).save(beside / "encoder")
     build = {
         "model": model.name,
@@ -61,36 +66,83 @@ def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
     Raises:
         SlimtabError: when a file is missing, damaged, or belongs to other columns.
     """
-    try:
-        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SlimtabError(
-            f"no frozen model at {folder} ({error}); `slimtab train` makes one when it ends"
-        ) from error
-    encoder = Encoder.load(folder / "encoder")
-    schema = encoder.schema
-    if schema.fingerprint() != card["schema_fingerprint"]:
-        raise SlimtabError(f"{folder}/encoder belongs to other columns than the model; freeze the run again")
+    card = read_card(folder)
+    encoder = load_encoder(folder, card)
+    return load_model(folder, card, encoder.schema), encoder
+
+
+def load_model(folder: Path, card: Mapping[str, Any], schema: Schema) -> CTRModel:
+    """Return the frozen model in eval mode.
+
+    Raises:
+        SlimtabError: when a file is missing or damaged.
+    """
+    model = map_model(folder, card, schema)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            # A file may put tensors anywhere, and rows of 16 bytes are read by instructions that need
+            # an address divisible by 16.
+            if buffer.data_ptr() % _ALIGNED:
+                setattr(module, name, buffer.clone())
+    return model
+
+
+def map_model(folder: Path, card: Mapping[str, Any], schema: Schema) -> CTRModel:
+    """Return the model as :func:`load_model` does, to be exported but not run: its tables take no memory.
+
+    Raises:
+        SlimtabError: when a file is missing or damaged.
+    """
     features = (*schema.one_hot, *schema.multi_hot)
-    method, config = read_config(card["method"], card["table_config"])
-    table = in_last_stage(method(config, features, card["dim"], PlainRows, 0.0)).freeze()
-    tables = TableCollection(table, features, card["dim"], check_ids="oov")
+    dense, _ = read_tensors(folder / "dense.safetensors")
+    constants = {name: dense.pop(name) for name in list(dense) if name.startswith(_TABLES)}
+    tables = TableCollection(_shapes(card, features, constants), features, card["dim"], check_ids="oov")
     model = build_model(card["model"], tables, len(schema.numerics), _tuples(card["model_options"]))
-    _load_strictly(tables, folder / "tables.safetensors")
-    _load_strictly(
-        model, folder / "dense.safetensors", also={f"tables.{k}": v for k, v in tables.state_dict().items()}
-    )
-    return model.eval(), encoder
+    _put(tables, folder / "tables.safetensors", read_tensors(folder / "tables.safetensors")[0])
+    also = {_TABLES + name: value for name, value in tables.state_dict().items()}
+    _put(model, folder / "dense.safetensors", dense | also)
+    return model.eval()
 
 
 def _dense_state(model: CTRModel) -> dict[str, Any]:
-    return {name: value for name, value in model.state_dict().items() if not name.startswith("tables.")}
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(_TABLES)}
 
 
-def _load_strictly(module: nn.Module, path: Path, also: Mapping[str, Any] | None = None) -> None:
-    tensors, _ = read_tensors(path)
+def _constants(frozen: TableCollection) -> dict[str, Tensor]:
+    """Return what a frozen table knows from config and schema: small, and no part of the claim."""
+    kept = frozen.table.state_dict().keys()
+    return {
+        f"{_TABLES}table.{name}": value for name, value in frozen.table.named_buffers() if name not in kept
+    }
+
+
+def _shapes(
+    card: Mapping[str, Any], features: Sequence[Feature], constants: dict[str, Tensor]
+) -> FrozenTable:
+    """Return the frozen table with its constants and without its values, which the file maps into memory.
+
+    Built on the meta device, for otherwise it would for a moment be as large as it was in training.
+    """
+    method, config = read_config(card["method"], card["table_config"])
+
+    def build() -> FrozenTable:
+        return in_last_stage(method(config, features, card["dim"], PlainRows, 0.0)).freeze()
+
+    with torch.device("meta"):
+        table = build()
+    kept = table.state_dict().keys()
+    for name, _ in [pair for pair in table.named_buffers() if pair[0] not in kept]:
+        owner, _, leaf = name.rpartition(".")
+        if f"{_TABLES}table.{name}" not in constants:
+            return build()  # frozen before constants were kept
+        setattr(table.get_submodule(owner), leaf, constants[f"{_TABLES}table.{name}"])
+    return table
+
+
+def _put(module: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Make tensors read from ``path`` the module's own, without a copy."""
     try:
-        module.load_state_dict({**tensors, **(also or {})})
+        module.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise SlimtabError(f"{path} does not fit this model ({' '.join(str(error).split())})") from error
 

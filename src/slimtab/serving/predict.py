@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from slimtab.data.readers import RawRows, Reject, read_raw
 from slimtab.errors import SlimtabError
 from slimtab.files import written
 from slimtab.schema import Schema
+from slimtab.serving.arrays import to_arrays
 from slimtab.serving.freeze import load_frozen
 from slimtab.training.metrics import Metrics, score
 
@@ -90,32 +90,21 @@ def to_batches(table: pa.Table, schema: Schema, rows: int = _BATCH_ROWS) -> Iter
     """Cut encoded rows into batches; rows without a label get 0."""
     for start in range(0, table.num_rows, rows):
         part = table.slice(start, rows)
-        size = part.num_rows
-
-        def matrix(
-            names: list[str], kind: type[Any], part: pa.Table = part, size: int = size
-        ) -> torch.Tensor:
-            columns = [part[name].to_numpy().astype(kind) for name in names]
-            return torch.from_numpy(np.stack(columns, axis=1) if columns else np.empty((size, 0), kind))
-
-        labelled = schema.raw.label in part.column_names
+        arrays = to_arrays(part, schema)
+        label = np.zeros(part.num_rows, np.float32)
+        if schema.raw.label in part.column_names:
+            label = part[schema.raw.label].to_numpy().astype(np.float32)
+        ragged = None
+        if arrays.values is not None and arrays.lengths is not None:
+            keys = tuple(feature.name for feature in schema.multi_hot)
+            ragged = Ragged(keys, torch.from_numpy(arrays.values), torch.from_numpy(arrays.lengths))
         yield Batch(
-            dense=matrix([column.name for column in schema.numerics], np.float32),
+            dense=torch.from_numpy(arrays.dense),
             keys=tuple(feature.name for feature in schema.one_hot),
-            ids=matrix([feature.name for feature in schema.one_hot], np.int64),
-            label=matrix([schema.raw.label], np.float32)[:, 0] if labelled else torch.zeros(size),
-            ragged=_ragged(part, schema),
+            ids=torch.from_numpy(arrays.ids),
+            label=torch.from_numpy(label),
+            ragged=ragged,
         )
-
-
-def _ragged(part: pa.Table, schema: Schema) -> Ragged | None:
-    if not schema.multi_hot:
-        return None
-    lists = [part[feature.name].combine_chunks() for feature in schema.multi_hot]
-    values = np.concatenate([column.flatten().to_numpy().astype(np.int64) for column in lists])
-    lengths = np.stack([column.value_lengths().to_numpy().astype(np.int64) for column in lists])
-    keys = tuple(feature.name for feature in schema.multi_hot)
-    return Ragged(keys, torch.from_numpy(values), torch.from_numpy(lengths))
 
 
 def _scored(frozen: Path, raw: Path, labelled: bool | None) -> Iterator[Scored]:

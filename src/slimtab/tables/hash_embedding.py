@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
-from slimtab.tables.reading import read_rows
+from slimtab.tables.reading import read_rows, sum_rows
 from slimtab.tables.rows import RowsFactory
 
 
@@ -115,7 +114,7 @@ class _FrozenHashEmbedding(FrozenTable):
         """Return vectors [N, dim]."""
         component, importance = self.hashes(ids, slot)
         weights = read_rows(self.importances, importance)
-        return F.embedding_bag(component, self.components, per_sample_weights=weights, mode="sum")
+        return sum_rows(self.components, component, weights)
 
 
 class HashEmbedding(EmbeddingTable, method="hash_embedding"):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from slimtab.tables.distinct import distinct
 from slimtab.tables.hashing import hash_rows, make_salts
+from slimtab.tables.windows import read_windows
 
 CELLS = 4
 NOBODY = -1  # no key is negative
@@ -147,7 +148,7 @@ def find_in_index(keys: Tensor, index: Tensor, starts: Tensor, salt: Tensor) -> 
     """Return where each of ``keys`` [N] int64 stands in what :meth:`HotSketch.index` made [N], or -1."""
     start = starts.index_select(0, hash_rows(keys, salt, len(starts))).long()
     # The four keys read may reach into the next buckets; a key stands in one place only.
-    same = index.unfold(0, CELLS, 1).index_select(0, start) == keys.to(index.dtype)[:, None]
+    same = read_windows(index, start, CELLS) == keys.to(index.dtype)[:, None]
     # Four flags at most one of which is set, read as one number: 1, 2^8, 2^16 or 2^24 in memory's order.
     flags = same.view(torch.int32).squeeze(1)
     place = (flags > 1).long() + (flags > 1 << 8) + (flags > 1 << 16)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab.tables.windows import read_windows
+
 _WINDOW = 8  # bytes per read
 _CHUNK = 1 << 18  # rows packed at a time; a multiple of 8, so that every chunk ends on a byte
 MAX_BITS = 57  # of a row: what is left of 64 bits after a shift by up to 7
@@ -51,7 +53,7 @@ def read_words(packed: Tensor, first: Tensor) -> Tensor:
 
     They are 57 at least, and all 64 where ``first`` begins a byte; what stands above them is noise.
     """
-    window = packed.unfold(0, _WINDOW, 1).index_select(0, first >> 3).view(torch.int64)
+    window = read_windows(packed, first >> 3, _WINDOW).view(torch.int64)
     return window.squeeze(1).bitwise_right_shift_(first & 7)
 
 

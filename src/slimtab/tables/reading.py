@@ -16,6 +16,11 @@ from torch.nn import functional as F
 _ELEMENTS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
+def translates_to_onnx() -> bool:
+    """Tell whether a lookup is recorded for ONNX, which has no views and no bags."""
+    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+
+
 def read_rows(matrix: Tensor, address: Tensor) -> Tensor:
     """Return rows [N, w] of a contiguous ``matrix`` [M, w] at ``address`` [N] int32 or int64; no gradient."""
     if torch.compiler.is_compiling():  # compilers and exporters know it by its name
@@ -30,9 +35,17 @@ def read_rows(matrix: Tensor, address: Tensor) -> Tensor:
     return F.embedding_bag(address, matrix, bags, mode="sum")
 
 
+def sum_rows(matrix: Tensor, address: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return sums [N, w] of rows of ``matrix`` [M, w] at ``address`` [N, k], each times its weight [N, k]."""
+    if translates_to_onnx():  # where a bag would become a loop
+        rows = F.embedding(address, matrix)
+        return (rows if weights is None else rows * weights[:, :, None]).sum(dim=1)
+    return F.embedding_bag(address, matrix, per_sample_weights=weights, mode="sum")
+
+
 def join_rows(parts: Sequence[Tensor]) -> Tensor:
     """Return contiguous ``parts`` [N, w] of one width side by side, [N, parts · w]; no gradient."""
     element = _ELEMENTS.get(parts[0].shape[1] * parts[0].element_size())
-    if element is None:
+    if element is None or torch.compiler.is_compiling():
         return torch.cat(list(parts), dim=1)
     return torch.stack([part.view(element).squeeze(1) for part in parts], dim=1).view(parts[0].dtype)

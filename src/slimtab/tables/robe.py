@@ -19,6 +19,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
+from slimtab.tables.reading import translates_to_onnx
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.windows import read_row_windows, read_windows
 
@@ -90,7 +91,10 @@ class _Hashes(nn.Module):
         halves = salted_words(ids, slot, self.salt[:, located:]).view(torch.int32)
         shifts = torch.arange(min(self.dim, 32), dtype=torch.int32, device=ids.device)
         bits = halves[:, : -(-self.dim // 32), None] << shifts
-        signs = bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32)
+        if translates_to_onnx():  # which cannot read integers as floats
+            signs = torch.where(bits < 0, -1.0, 1.0)
+        else:
+            signs = bits.bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32)
         return starts.reshape(-1), signs.flatten(1)[:, : self.dim]
 
 

@@ -145,7 +145,9 @@ class PlainRows(Rows):
     def __init__(self, num_rows: int, width: int, init_std: float) -> None:
         super().__init__()
         self.num_rows, self.width = num_rows, width
-        self.weight = nn.Parameter(torch.empty(num_rows, width).normal_(0.0, init_std))
+        weight = torch.empty(num_rows, width)
+        # There is nothing to draw on the meta device, and to try loads torch's compiler, for a second or two.
+        self.weight = nn.Parameter(weight if weight.is_meta else weight.normal_(0.0, init_std))
 
     def forward(self, address: Tensor) -> Tensor:
         """Return rows [N, width]; gradients reach ``weight``."""

@@ -29,6 +29,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.kmeans import nearest, weighted_kmeans
 from slimtab.tables.packing import MAX_BITS, pack, packed_bytes, unpack
+from slimtab.tables.reading import sum_rows
 from slimtab.tables.rows import RowsFactory
 from slimtab.tables.starts import starts
 from slimtab.tables.usage import CodeUse
@@ -115,7 +116,7 @@ class FrozenRQ(FrozenTable):
             codes = words.view(torch.uint8)[:, : len(self.start)] + self.start.int()
         else:
             codes = ((words >> self.shift) & self.mask) + self.start
-        return F.embedding_bag(codes, self.codewords.float(), mode="sum")
+        return sum_rows(self.codewords.float(), codes)
 
     def stats(self) -> dict[str, float]:
         """Return how many codewords are used, and how evenly."""
