@@ -25,6 +25,7 @@ _COMMANDS = (
     "sweep",
     "evaluate",
     "predict",
+    "shrink",
     "compare",
     "methods",
     "doctor",

@@ -16,10 +16,8 @@ from slimtab.collection import TableCollection
 from slimtab.data.encode import Encoder
 from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
-from slimtab.schema import Schema
-from slimtab.tables.base import EmbeddingTable, in_last_stage
-from slimtab.tables.grouped import read_config
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.fitted import empty_table
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 
@@ -35,19 +33,43 @@ def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card
     """
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
+    config = dataclasses.asdict(table.config)
+    write_frozen(model, frozen, table.method, config, Encoder.load(data), out, card)
+
+
+def write_frozen(
+    model: CTRModel,
+    frozen: TableCollection,
+    method: str,
+    config: Mapping[str, Any],
+    encoder: Encoder,
+    out: Path,
+    card: Mapping[str, Any],
+) -> None:
+    """Write a frozen folder as :func:`freeze` does.
+
+    Args:
+        model: whose dense network is served.
+        frozen: its tables.
+        method: what the frozen table is rebuilt as; see :func:`~slimtab.tables.fitted.empty_table`.
+        config: its settings, as plain values.
+        encoder: turns raw rows into the model's batches.
+        out: folder to make; an earlier one is replaced only when the new one is whole.
+        card: what to say of the model.
+    """
     beside = out.with_name(out.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
     write_tensors(beside / "dense.safetensors", _dense_state(model), {})
-    Encoder.load(data).save(beside / "encoder")
+    encoder.save(beside / "encoder")
     build = {
         "model": model.name,
         "model_options": dataclasses.asdict(model.config),
-        "method": table.method,
-        "table_config": dataclasses.asdict(table.config),
+        "method": method,
+        "table_config": config,
         "dim": model.tables.dim,
-        "schema_fingerprint": Schema.load(data / "schema.json").fingerprint(),
+        "schema_fingerprint": encoder.schema.fingerprint(),
         "slimtab": slimtab.__version__,
     }
     (beside / "model.json").write_text(json.dumps({**card, **build}, indent=1) + "\n", encoding="utf-8")
@@ -72,8 +94,7 @@ def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:
     if schema.fingerprint() != card["schema_fingerprint"]:
         raise SlimtabError(f"{folder}/encoder belongs to other columns than the model; freeze the run again")
     features = (*schema.one_hot, *schema.multi_hot)
-    method, config = read_config(card["method"], card["table_config"])
-    table = in_last_stage(method(config, features, card["dim"], PlainRows, 0.0)).freeze()
+    table = empty_table(card["method"], card["table_config"], features, card["dim"])
     tables = TableCollection(table, features, card["dim"], check_ids="oov")
     model = build_model(card["model"], tables, len(schema.numerics), _tuples(card["model_options"]))
     _load_strictly(tables, folder / "tables.safetensors")
