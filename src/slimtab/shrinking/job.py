@@ -87,7 +87,7 @@ class Job:
         if self.source.is_dir():
             if self.build or self.patterns:
                 raise SlimtabError(
-                    f"{self.source} is a run, whose model and tables are known; leave out --model and --tables"
+                    f"{self.source} is a run, which knows its own model and tables; leave those out"
                 )
             return RunSubject(self.source)
         tensors = read_checkpoint(self.source, self.trust)

@@ -14,8 +14,8 @@ from slimtab.schema import Schema
 def match_features(tables: Mapping[str, Tensor], schema: Schema, named: Mapping[str, str]) -> dict[str, str]:
     """Return the feature that each table serves.
 
-    A table ``embedding_bags.t_C1`` serves the feature ``C1``: its last word, without the ``t_`` that torchrec's
-    examples put before it.
+    A table ``embedding_bags.t_C1`` serves the feature ``C1``: its last word, without the ``t_`` that
+    torchrec's examples put before it.
 
     Args:
         tables: by name.
@@ -42,8 +42,9 @@ def match_features(tables: Mapping[str, Tensor], schema: Schema, named: Mapping[
             )
         if len(tables[table]) != features[name].num_ids:
             raise SlimtabError(
-                f"table '{table}' has {len(tables[table])} rows and feature '{name}' {features[name].num_ids} "
-                f"ids; give the dataset it was trained on, or another feature with --map {table}=FEATURE"
+                f"table '{table}' has {len(tables[table])} rows and feature '{name}' "
+                f"{features[name].num_ids} ids; give the dataset it was trained on, or another feature with "
+                f"--map {table}=FEATURE"
             )
         found[table] = name
     return found

@@ -45,9 +45,8 @@ class Shrunk:
     Attributes:
         method: by which.
         groups: the tables, by width.
-        figures: by table: ``rows, dim, full_bytes, bytes, rmse, relative_error, cosine`` and ``rows_by_error``,
-            the share of rows whose error is at most so large, as a share of the row's length; see
-            :mod:`slimtab.shrinking.report`.
+        figures: by table, how near its vectors are to what they were; see
+            :func:`slimtab.shrinking.report.figures_of`.
         replaced: modules that stand in a model, where one was given.
     """
 

@@ -1,4 +1,4 @@
-"""What is shrunk: a run of slimtab's, or a checkpoint from elsewhere, perhaps with the model it belongs to."""
+"""What is shrunk: a run of slimtab's, or a checkpoint from elsewhere, perhaps with its model."""
 
 from __future__ import annotations
 
@@ -118,9 +118,7 @@ class CheckpointSubject(Subject):
                 inner.load_state_dict(dict(tensors))
             except RuntimeError as error:
                 reason = " ".join(str(error).split())
-                raise SlimtabError(
-                    f"the checkpoint does not fit the model that was built: {reason}"
-                ) from error
+                raise SlimtabError(f"the checkpoint does not fit the model built: {reason}") from error
             self.model = Foreign(inner).eval()
 
     def put(self, shrunk: Shrunk) -> None:
@@ -154,8 +152,8 @@ class Foreign(nn.Module):
         logits: Tensor = self.inner(batch.dense, batch.kjt() if self.keyed else batch.ids)
         if logits.numel() != batch.size:
             raise SlimtabError(
-                f"the model returns {list(logits.shape)} for {batch.size} rows; --model needs one that returns "
-                "a logit for each"
+                f"the model returns {list(logits.shape)} for {batch.size} rows; --model needs one that "
+                "returns a logit for each"
             )
         return logits.reshape(-1)
 

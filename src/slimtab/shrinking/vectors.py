@@ -15,6 +15,7 @@ from slimtab.tables.starts import starts
 # Of the counts: rows read often are trained well, k-means itself pulls codewords to where weight is dense,
 # and the network has learned to do without rare ones. 0.5 and 0.75 do alike on sports, 0 and 1 worse.
 _POWER = 0.5
+_SURE_TURNS = 4  # until hardly a row more is drawn surely
 _NEVER = 1e-3  # of the mean count, for rows that no training row holds
 
 
@@ -83,16 +84,26 @@ class Vectors:
         return torch.cat([chunk.clone() for _, chunk in self.chunks(self.rows)])
 
     def sample(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return at most ``size`` rows drawn at random, in order: vectors [M, dim] and weights [M]."""
+        """Return about ``size`` rows that stand for all, in order: vectors [M, dim] and weights [M].
+
+        Rows are drawn by weight, those that weigh most surely, and weigh the more the less likely they were
+        to be drawn: so sums over them are as over all rows (Horvitz & Thompson, JASA 1952).
+        """
         if self.rows <= size:
             return self.all(), self.weights
+        weights = self.weights
+        sure = torch.zeros(self.rows, dtype=torch.bool)
+        for _ in range(_SURE_TURNS):
+            chance = weights * ((size - int(sure.sum())) / float(weights[~sure].sum()))
+            sure |= chance >= 1
+        chance[sure] = 1.0
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(self.rows, (size,), generator=generator).sort().values.unique_consecutive()
+        drawn = (torch.rand(self.rows, generator=generator) < chance).nonzero().squeeze(1)
         parts = []
         for table, first in zip(self.tables, self.offset.tolist(), strict=True):
             inside = drawn[(drawn >= first) & (drawn < first + len(table))] - first
             parts.append(table[inside].float())
-        return torch.cat(parts), self.weights[drawn]
+        return torch.cat(parts), weights[drawn] / chance[drawn]
 
     def select(self, slots: Sequence[int]) -> Vectors:
         """Return those of some of the features."""
