@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="run folder of method full, or a file of weights: .pt, .pth, .safetensors",
     )
-    parser.add_argument(
-        "--method", required=True, help="int8, int4, int2, rq, pq, binary, dedup, tt or prune"
-    )
+    parser.add_argument("--method", help="int8, int4, int2, rq, pq, binary, dedup, tt or prune")
     parser.add_argument(
         "--budget", help="serving bytes: 8%% of the full tables, or a size like 4MB; the integers need none"
     )
@@ -52,6 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-ids", type=int, default=1000, metavar="N", help="smaller tables stay (default 1000)"
     )
     parser.add_argument("--trust", action="store_true", help="load a checkpoint that holds code, and run it")
+    parser.add_argument(
+        "--finetune",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="then train codebooks and the dense network to answer as before, for so long (needs --data)",
+    )
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="in place of a method: bits for each feature, by what the model's answers feel (needs --data)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of samples and starts (default 0)")
 
 
@@ -73,6 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.model,
         args.min_ids,
         args.trust,
+        args.finetune,
+        args.mixed,
         args.seed,
     ).run()
     if not args.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -34,13 +34,13 @@ class Made(NamedTuple):
 
     Attributes:
         method: what the frozen table is rebuilt as; see :func:`slimtab.tables.fitted.empty_table`.
-        config: its settings, a dataclass.
+        config: its settings, as plain values.
         table: the frozen table.
         shares: of its bytes that each feature takes, up to one factor.
     """
 
     method: str
-    config: Any
+    config: dict[str, Any]
     table: FrozenTable
     shares: Sequence[float]
 
@@ -87,7 +87,7 @@ def _row_steps(bits: int) -> Method:
     config = RowSteps(bits)
 
     def fit(vectors: Vectors, nbytes: int, seed: int, told: Told) -> Made:
-        return Made(config.method, config, fit_row_steps(vectors, config, told), _ids(vectors))
+        return Made(config.method, asdict(config), fit_row_steps(vectors, config, told), _ids(vectors))
 
     return Method(lambda vectors: config.nbytes(vectors.rows, vectors.dim), fit, sized=True)
 
@@ -101,20 +101,20 @@ def _by_config(kind: type[EmbeddingTable], fit: Callable[[Vectors, Any, int, Tol
         with torch.device("meta"):
             like = in_last_stage(kind(config, vectors.features, vectors.dim, PlainRows, 0.0))
             shares = like.bytes_by_feature()
-        return Made(kind.method, config, table, shares)
+        return Made(kind.method, asdict(config), table, shares)
 
     return Method(lambda vectors: kind.Config.smallest_bytes(vectors.features, vectors.dim), fitted)
 
 
 def _binary(vectors: Vectors, nbytes: int, seed: int, told: Told) -> Made:
     config = largest_binary(vectors, nbytes, seed)
-    return Made(config.method, config, fit_binary(vectors, config, seed, told), _ids(vectors))
+    return Made(config.method, asdict(config), fit_binary(vectors, config, seed, told), _ids(vectors))
 
 
 def _pruned(vectors: Vectors, nbytes: int, seed: int, told: Told) -> Made:
     config, table, elements = fit_pruned(vectors, nbytes)
     told(vectors.rows)
-    return Made("deeplight", config, table, elements)
+    return Made("deeplight", asdict(config), table, elements)
 
 
 def _ids(vectors: Vectors) -> list[int]:

@@ -17,15 +17,12 @@ _CHUNK = 1 << 16  # rows at a time
 _TINY = 1e-30
 
 
-def figures_of(
-    group: Group, vectors: Vectors, shares: Sequence[float], told: Callable[[int], object]
-) -> dict[str, dict[str, Any]]:
+def figures_of(group: Group, vectors: Vectors, told: Callable[[int], object]) -> dict[str, dict[str, Any]]:
     """Return figures by table.
 
     Args:
         group: coded.
         vectors: what it was made of.
-        shares: of the group's bytes that each table takes.
         told: called with the rows done.
 
     Returns:
@@ -34,7 +31,7 @@ def figures_of(
         is known; ``cosine``, mean over rows; ``rows_by_error``, the share of rows whose error is at most 1,
         3, 10, 30 and 100 % of their length.
     """
-    sizes = _divided(group.table.serve_bytes(), shares)
+    sizes = _divided(group.table.serve_bytes(), group.shares)
     found = {}
     for slot, (feature, table, nbytes) in enumerate(
         zip(vectors.features, vectors.tables, sizes, strict=True)

@@ -21,6 +21,14 @@ _CHUNK = 1 << 16  # rows coded at a time
 
 
 def fit_residual(vectors: Vectors, config: RQConfig, seed: int, told: Callable[[int], object]) -> FrozenRQ:
+    """Return vectors coded with common codewords; see :func:`fit_codes`."""
+    codes, codewords = fit_codes(vectors, config, seed, told)
+    return FrozenRQ(codes, codewords, config, vectors.offset)
+
+
+def fit_codes(
+    vectors: Vectors, config: RQConfig, seed: int, told: Callable[[int], object]
+) -> tuple[Tensor, Tensor]:
     """Fit codewords to a sample, and code all vectors chunk by chunk.
 
     Args:
@@ -28,6 +36,9 @@ def fit_residual(vectors: Vectors, config: RQConfig, seed: int, told: Callable[[
         config: bits of each level.
         seed: of the sample and of k-means.
         told: called with the rows done.
+
+    Returns:
+        Codes [rows, levels] uint8, and codewords [Σ 2^bits, dim] float32, as half precision has them.
     """
     left, weights = vectors.sample(_SAMPLE, seed)
     words = []
@@ -39,7 +50,7 @@ def fit_residual(vectors: Vectors, config: RQConfig, seed: int, told: Callable[[
     for start, chunk in vectors.chunks(_CHUNK):
         codes[start : start + len(chunk)] = encode(chunk, codewords, config)
         told(len(chunk))
-    return FrozenRQ(codes, codewords, config, vectors.offset)
+    return codes, codewords
 
 
 def as_served(words: Tensor) -> Tensor:

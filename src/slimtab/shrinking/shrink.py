@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Feature
-from slimtab.shrinking.methods import get_method
+from slimtab.shrinking.methods import Made, get_method
 from slimtab.shrinking.modules import embeddings_of, replace
 from slimtab.shrinking.report import figures_of
 from slimtab.shrinking.shrunk import Group, Shrunk
@@ -67,23 +67,34 @@ def shrink(
         shrunk.replaced = replace(tables, modules, shrunk)
         return shrunk
     groups = gather(tables, counts)
-    coder = get_method(method)
-    sizes = _sizes(method, groups, budget)
-    rows = sum(group.rows for group in groups)
-    made: list[Group] = []
+    coder, sizes = get_method(method), _sizes(method, groups, budget)
+    with row_bar("coding", groups, progress) as told:
+        made = [coder.fit(vectors, nbytes, seed, told) for vectors, nbytes in zip(groups, sizes, strict=True)]
+    shrunk = Shrunk(method, [group_of(result, vectors) for result, vectors in zip(made, groups, strict=True)])
+    shrunk.figures = compare(shrunk, groups, progress)
+    return shrunk
+
+
+def group_of(made: Made, vectors: Vectors) -> Group:
+    """Return what was coded with the names of its tables."""
+    return Group(vectors.features, vectors.dim, made.method, made.config, made.table.eval(), made.shares)
+
+
+def compare(shrunk: Shrunk, groups: Sequence[Vectors], progress: bool) -> dict[str, dict[str, Any]]:
+    """Return figures by table; see :func:`~slimtab.shrinking.report.figures_of`."""
     figures: dict[str, dict[str, Any]] = {}
-    with tqdm(
-        total=2 * rows, unit="row", unit_scale=True, delay=2, disable=not (progress and sys.stderr.isatty())
-    ) as bar:
-        for vectors, nbytes in zip(groups, sizes, strict=True):
-            bar.set_description("coding")
-            result = coder.fit(vectors, nbytes, seed, bar.update)
-            config = dataclasses.asdict(result.config)
-            group = Group(vectors.features, vectors.dim, result.method, config, result.table.eval())
-            made.append(group)
-            bar.set_description("comparing")
-            figures |= figures_of(group, vectors, result.shares, bar.update)
-    return Shrunk(method, made, {name: figures[name] for name in tables})
+    with row_bar("comparing", groups, progress) as told:
+        for group, vectors in zip(shrunk.groups, groups, strict=True):
+            figures |= figures_of(group, vectors, told)
+    return figures
+
+
+@contextmanager
+def row_bar(title: str, groups: Sequence[Vectors], progress: bool) -> Iterator[Callable[[int], object]]:
+    """Show a bar of rows on a terminal, and give what moves it."""
+    rows, hidden = sum(group.rows for group in groups), not (progress and sys.stderr.isatty())
+    with tqdm(total=rows, desc=title, unit="row", unit_scale=True, delay=2, disable=hidden) as bar:
+        yield bar.update
 
 
 def gather(tables: Mapping[str, Tensor], counts: Mapping[str, Any] | None) -> list[Vectors]:

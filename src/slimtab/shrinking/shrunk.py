@@ -24,6 +24,7 @@ class Group:
         method: what the frozen table is rebuilt as; see :func:`slimtab.tables.fitted.empty_table`.
         config: its settings, as plain values.
         table: the frozen table.
+        shares: of its bytes that each table takes, up to one factor; empty where that is not known.
     """
 
     features: tuple[Feature, ...]
@@ -31,6 +32,7 @@ class Group:
     method: str
     config: dict[str, Any]
     table: FrozenTable
+    shares: Sequence[float] = ()
 
     @property
     def full_bytes(self) -> int:

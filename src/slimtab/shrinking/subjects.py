@@ -39,6 +39,10 @@ class Subject(abc.ABC):
     model: nn.Module | None
 
     @abc.abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tables inside the model, by name: what is written to them changes its answers."""
+
+    @abc.abstractmethod
     def put(self, shrunk: Shrunk) -> None:
         """Give the model the shrunk tables."""
 
@@ -69,6 +73,10 @@ class RunSubject(Subject):
         assert isinstance(table, FrozenRows)
         parts = torch.split(table.weight, [feature.num_ids for feature in features])
         self.tables = {feature.name: part for feature, part in zip(features, parts, strict=True)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """See the class."""
+        return self.tables
 
     def counts(self) -> Mapping[str, Any]:
         """Return how often the training rows hold each id [num_ids], by feature: the vocabulary knows."""
@@ -120,6 +128,15 @@ class CheckpointSubject(Subject):
                 reason = " ".join(str(error).split())
                 raise SlimtabError(f"the checkpoint does not fit the model built: {reason}") from error
             self.model = Foreign(inner).eval()
+
+    def weights(self) -> dict[str, Tensor]:
+        """See the class."""
+        assert isinstance(self.model, Foreign)
+        state = dict(self.model.inner.named_parameters())
+        missing = [name for name in self.tables if f"{name}.weight" not in state]
+        if missing:
+            raise SlimtabError(f"table '{missing[0]}' is no embedding of the model that --model builds")
+        return {name: state[f"{name}.weight"].detach() for name in self.tables}
 
     def put(self, shrunk: Shrunk) -> None:
         """See the class."""

@@ -86,6 +86,8 @@ class RQConfig(TableConfig):
 class FrozenRQ(FrozenTable):
     """Packed codes and half-precision codewords."""
 
+    codebooks = ("codewords",)
+
     codes: Tensor
     codewords: Tensor
     offset: Tensor
