@@ -170,7 +170,9 @@ class _Coded:
         if isinstance(config, OwnCodes):
             return _sums(*self.own(slot, config), config.bits)
         if isinstance(config, RowSteps):
-            return fit_row_steps(one, config, lambda rows: None)(ids, torch.zeros_like(ids))
+            table = fit_row_steps(one, config, lambda rows: None)
+            rows: Tensor = table(ids, torch.zeros_like(ids))
+            return rows
         codes, codewords = self._shared
         start = int(self.vectors.offset[slot])
         mine = codes[start : start + one.rows, : len(config.levels)]

@@ -17,8 +17,9 @@ from slimtab.tables.row_steps import FrozenRowSteps, RowSteps, pack_rows
 
 _WIDTHS = (1.0, 0.85, 0.7, 0.55)  # of the row's range, where fits start
 _TURNS = 4
-_CHUNK = 1 << 15  # rows at a time: they stay in the cache
+_CHUNK = 1 << 14  # rows at a time: they stay in the cache
 _LEAST = 2.0**-24  # the smallest step that half precision holds
+_HALF_ULP = 2.0**-11  # how far rounding to it moves a number at most, as a share
 
 
 def fit_row_steps(vectors: Vectors, config: RowSteps, told: Callable[[int], object]) -> FrozenRowSteps:
@@ -44,7 +45,9 @@ def code_rows(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     most = (1 << bits) - 1
     low, high = values.aminmax(dim=1, keepdim=True)
     if bits == 8:
-        lines = _line(low, (high - low) / most)
+        # Rounded outwards, so that no end is out of reach: a step short by little is short 255 times.
+        low = (low - low.abs() * _HALF_ULP - _LEAST / 2).half().float()
+        lines = _line(low, (high - low) / most * (1 + _HALF_ULP) + _LEAST / 2)
         return _codes(values, lines, most).to(torch.uint8), lines
     best_error = torch.full_like(low, torch.inf)
     best_codes, best_lines = torch.empty_like(values), torch.empty(len(values), 2, dtype=torch.float16)
@@ -70,7 +73,7 @@ def _line(low: Tensor, step: Tensor) -> Tensor:
 def _codes(values: Tensor, lines: Tensor, most: int) -> Tensor:
     """Return the nearest codes [N, d] as floats, for lines as they are served."""
     low, step = lines.float().unbind(dim=1)
-    return ((values - low[:, None]) / step[:, None]).round_().clamp_(0, most)
+    return torch.sub(values, low[:, None]).mul_(step.reciprocal()[:, None]).round_().clamp_(0, most)
 
 
 def _fitted(values: Tensor, codes: Tensor) -> Tensor:
