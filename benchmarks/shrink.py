@@ -77,7 +77,8 @@ def _lost(found, split):
 
 def speed(rows, dim):
     print(f"{rows:,} rows of {dim} floats")
-    print("| method | processor seconds | million rows per processor second | the same with report and file, by the clock | peak over input | without Python and torch |")
+    print("Million rows per processor second; by the clock with report and file; peak memory over input.")
+    print("| method | seconds | million rows/s | all, by the clock | peak | without Python and torch |")
     print("|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.safetensors"
@@ -124,7 +125,9 @@ def speed_of(method, path, rows, dim):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     of_quality = commands.add_parser("quality")
     of_quality.add_argument("--data", type=Path, required=True)

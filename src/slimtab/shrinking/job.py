@@ -32,6 +32,7 @@ from slimtab.training.metrics import evaluate
 BATCH = 4096  # rows scored at a time
 _TRAINED = 1024  # rows of a step of fine-tuning
 _MEASURED = 1024  # rows of a batch that mixtures are measured on …
+_FEWEST = 100  # validation rows to measure mixtures on
 _BATCHES = 32  # … and how many of these are enough
 
 
@@ -128,7 +129,10 @@ class Job:
         assert self.budget is not None
         assert subject.model is not None
         (vectors,) = groups
-        rows = list(Loader(self.data, "valid", _MEASURED, shuffle=False))
+        count = Loader(self.data, "valid", 1, shuffle=False).rows
+        if count < _FEWEST:
+            raise SlimtabError(f"--mixed measures on validation rows, and {count} are too few")
+        rows = list(Loader(self.data, "valid", min(_MEASURED, count // 2), shuffle=False))
         every = max(1, len(rows) // _BATCHES)
         answers, proof = Answers(subject.model, rows[::2][::every]), Answers(subject.model, rows[1::2])
         nbytes = Budget.parse(self.budget).resolve(vectors.full_bytes)

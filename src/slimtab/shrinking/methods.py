@@ -77,9 +77,7 @@ def get_method(name: str) -> Method:
         SlimtabError: when none has that name, naming the nearest.
     """
     if name not in METHODS:
-        raise SlimtabError(
-            f"shrink has no method '{name}'{nearest(name, METHODS)}; it knows {', '.join(METHODS)}"
-        )
+        raise SlimtabError(f"shrink has no method '{name}'{nearest(name, METHODS)}")
     return METHODS[name]
 
 

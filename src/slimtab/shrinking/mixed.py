@@ -115,10 +115,12 @@ def mix(
     ways = _ways(vectors.dim)
     sizes = np.array([[way.nbytes(len(table), vectors.dim) for way in ways] for table in vectors.tables])
     coded = _Coded(vectors, ways, seed)
-    loss = np.zeros(sizes.shape)
+    loss = np.full(sizes.shape, np.inf)
+    rows = np.array([[len(table)] for table in vectors.tables])
+    worth = sizes <= np.minimum(nbytes, 4 * vectors.dim * rows)
     for slot, feature in enumerate(vectors.features):
         for number in range(len(ways)):
-            if sizes[slot, number] <= nbytes:
+            if worth[slot, number]:
                 loss[slot, number] = _measure(weights, {feature.name: coded(slot, number)}, vectors, answers)
         told(1)
     free = [number for number, way in enumerate(ways) if not way.shared]
@@ -186,7 +188,15 @@ class _Coded:
     def own(self, slot: int, config: OwnCodes) -> tuple[Tensor, Tensor]:
         """Return codes and codewords of a feature: the first levels of one fit of many."""
         if (slot, config.bits) not in self._own:
-            most = RQConfig((config.bits,) * (_MOST_OWN // config.bits))
+            ids, dim = len(self.vectors.tables[slot]), self.vectors.dim
+            worth = [
+                way.config.levels
+                for way in self.ways
+                if isinstance(way.config, OwnCodes)
+                and way.config.bits == config.bits
+                and way.nbytes(ids, dim) <= 4 * ids * dim
+            ]
+            most = RQConfig((config.bits,) * max(worth))
             self._own[slot, config.bits] = fit_codes(
                 self.vectors.select([slot]), most, self.seed, lambda rows: None
             )

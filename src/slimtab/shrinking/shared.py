@@ -51,14 +51,15 @@ def fit_trains(vectors: Vectors, config: TTConfig, seed: int, told: Callable[[in
     table = TT(config, vectors.features, vectors.dim, PlainRows, 0.0)
     full, cores = [], [core.zero_() for core in table.cores]
     places = table.digits.offset[:3].t().tolist()
-    for slot, (values, whole) in enumerate(zip(vectors.tables, table.digits.whole, strict=True)):
+    parts = torch.split(vectors.all(), [feature.num_ids for feature in vectors.features])
+    for slot, (values, whole) in enumerate(zip(parts, table.digits.whole, strict=True)):
         if whole:
-            full.append(values.float())
+            full.append(values)
         else:
             ids = torch.arange(len(values))
             address = table.digits(ids, torch.full_like(ids, slot))
             for core, first, part in zip(
-                cores, places[slot], _train(values.float(), address, places[slot], config.rank), strict=True
+                cores, places[slot], _train(values, address, places[slot], config.rank), strict=True
             ):
                 core[first : first + len(part)] = part
         told(len(values))

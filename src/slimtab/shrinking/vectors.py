@@ -103,7 +103,11 @@ class Vectors:
         for table, first in zip(self.tables, self.offset.tolist(), strict=True):
             inside = drawn[(drawn >= first) & (drawn < first + len(table))] - first
             parts.append(table[inside].float())
-        return torch.cat(parts), weights[drawn] / chance[drawn]
+        sample = torch.cat(parts)
+        if not bool(torch.isfinite(sample.sum())):
+            for _ in self.chunks(size):  # names the row
+                pass
+        return sample, weights[drawn] / chance[drawn]
 
     def select(self, slots: Sequence[int]) -> Vectors:
         """Return those of some of the features."""
