@@ -229,7 +229,7 @@ def test_a_mixture_is_not_taken_for_noise(full, prepared, monkeypatch):
 
 
 def test_fine_tuning_learns_the_old_answers(full, prepared, tmp_path):
-    """It brings the shrunk model nearer to the old one on rows that it did not see, and is kept when better."""
+    """It brings the shrunk model nearer to the old one on rows it did not see, and is kept when better."""
     figures = Job(full, tmp_path / "out", "rq", "6%", prepared.data, finetune=0.05).run()
     tuned = figures["finetuned"]
     assert tuned["steps"] > 0

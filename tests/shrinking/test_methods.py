@@ -1,4 +1,4 @@
-"""Every method of shrinking: never above its budget, as near to the vectors as it claims, rebuilt from disk."""
+"""Every method of shrinking: never above its budget, near to the vectors, rebuilt from disk."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ class TestMethods:
     def test_the_same_seed_gives_the_same_codes(self, name):
         budget = None if METHODS[name].sized else "15%"
         one, other = (shrink(tables(), name, budget, seed=3) for _ in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+        assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in one.state_dict().items())
 
     def test_bytes_by_table_add_up(self, name):
         shrunk = shrink(tables(), name, None if METHODS[name].sized else "15%")
