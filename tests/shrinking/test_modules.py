@@ -92,11 +92,11 @@ def test_another_model_is_told_what_it_lacks(tmp_path):
         slimtab.restore(other, folder)
     other = net()
     other.more = nn.Linear(2, 2)
-    with pytest.raises(SlimtabError, match="lacks 'more.weight'"):
+    with pytest.raises(SlimtabError, match=r"lacks 'more.weight'"):
         slimtab.restore(other, folder)
     other = net()
     other.out = nn.Identity()
-    with pytest.raises(SlimtabError, match="holds 'out.bias', which the model lacks"):
+    with pytest.raises(SlimtabError, match=r"holds 'out.bias', which the model lacks"):
         slimtab.restore(other, folder)
 
 
