@@ -29,7 +29,7 @@ ORDER = [
     {"serving"},
     {"reporting"},
     {"run", "plan", "grid", "dropin", "doctor", "testing"},
-    {"searching", "sweep", "auto"},
+    {"searching", "sweep", "auto", "shrinking"},
     {"cli"},
     {"__main__"},
 ]

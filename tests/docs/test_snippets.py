@@ -106,7 +106,7 @@ class TestPagesRun:
         assert Path("comparison/page.html").exists()
 
 
-@pytest.mark.parametrize("page", ["torchrec", "any-model", "criteo-terabyte"])
+@pytest.mark.parametrize("page", ["torchrec", "any-model", "criteo-terabyte", "shrink"])
 def test_python_runs_and_prints_what_is_shown(page, capsys):
     names = {}
     for block in blocks(page, "python"):

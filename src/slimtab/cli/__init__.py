@@ -25,6 +25,7 @@ _COMMANDS = (
     "sweep",
     "evaluate",
     "predict",
+    "shrink",
     "export",
     "compare",
     "methods",

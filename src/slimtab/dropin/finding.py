@@ -12,8 +12,12 @@ from slimtab.errors import SlimtabError
 Source = nn.Embedding | nn.EmbeddingBag
 
 
-def find(model: nn.Module, min_ids: int, skip: Collection[str], report: Report) -> dict[str, list[Source]]:
+def find(
+    model: nn.Module, min_ids: int, skip: Collection[str], report: Report, untrained: bool = False
+) -> dict[str, list[Source]]:
     """Return what is to be replaced by name: modules that share a weight stand together.
+
+    Weights that need no gradient are left alone, unless ``untrained``.
 
     The report gets the names, and those of what is left with the reason.
 
@@ -43,7 +47,7 @@ def find(model: nn.Module, min_ids: int, skip: Collection[str], report: Report) 
             reason = f"{len(weight)} rows"
         elif weight in elsewhere:
             reason = "its weight is used outside of embeddings too"
-        elif not weight.requires_grad:
+        elif not (untrained or weight.requires_grad):
             reason = "its weight is not trained"
         if reason:
             report.left |= dict.fromkeys(called, reason)

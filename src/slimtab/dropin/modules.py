@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from slimtab.dropin.finding import Source
-from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.distinct import distinct
 
 
@@ -16,13 +16,20 @@ class DropIn(nn.Module):
     So parameters and state stand in the model once, whatever the number of modules that read them.
     """
 
-    table: EmbeddingTable
+    table: EmbeddingTable | FrozenTable
 
-    def __init__(self, source: Source, table: EmbeddingTable, slot: int, owns: bool) -> None:
+    def __init__(
+        self, source: Source, table: EmbeddingTable | FrozenTable, name: str, slot: int, owns: bool
+    ) -> None:
         super().__init__()
+        self.name = name
         self.num_embeddings, self.embedding_dim = source.num_embeddings, source.embedding_dim
         self.padding_idx, self.slot, self.dtype = source.padding_idx, slot, source.weight.dtype
-        self.projects = type(table).project is not EmbeddingTable.project
+        self.method = table.method if isinstance(table, EmbeddingTable) else type(table).__name__
+        # Features of a table that projects; what was shrunk after training never does.
+        self.projected = 0
+        if isinstance(table, EmbeddingTable) and type(table).project is not EmbeddingTable.project:
+            self.projected = len(table.features)
         if owns:
             self.table = table
         else:
@@ -34,8 +41,9 @@ class DropIn(nn.Module):
         ids = ids.long()
         if len(ids) and bool(((ids < 0) | (ids >= self.num_embeddings)).any()):
             wrong = int(ids[(ids < 0) | (ids >= self.num_embeddings)][0])
-            name = self.table.features[self.slot].name
-            raise IndexError(f"id {wrong} of embedding '{name}' is outside 0 … {self.num_embeddings - 1}")
+            raise IndexError(
+                f"id {wrong} of embedding '{self.name}' is outside 0 … {self.num_embeddings - 1}"
+            )
         if not (torch.is_grad_enabled() or self.table.costly):
             return self.table(ids, torch.full_like(ids, self.slot))  # type: ignore[no-any-return]
         each = distinct(ids)
@@ -43,15 +51,15 @@ class DropIn(nn.Module):
 
     def finish(self, vectors: Tensor) -> Tensor:
         """Project [B, width] to [B, dim] where the method does."""
-        if self.projects:
-            whole = vectors.new_zeros(len(vectors), len(self.table.features), vectors.shape[1])
+        if self.projected:
+            whole = vectors.new_zeros(len(vectors), self.projected, vectors.shape[1])
             at = torch.tensor([self.slot], device=vectors.device)
             vectors = self.table.project(whole.index_copy(1, at, vectors[:, None]))[:, self.slot]
         return vectors.to(self.dtype)
 
     def extra_repr(self) -> str:
         """Show what an embedding shows."""
-        return f"{self.num_embeddings}, {self.embedding_dim}, method={self.table.method}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, method={self.method}"
 
 
 class Vectors(DropIn):
@@ -59,8 +67,10 @@ class Vectors(DropIn):
 
     padding: Tensor | None
 
-    def __init__(self, source: Source, table: EmbeddingTable, slot: int, owns: bool) -> None:
-        super().__init__(source, table, slot, owns)
+    def __init__(
+        self, source: Source, table: EmbeddingTable | FrozenTable, name: str, slot: int, owns: bool
+    ) -> None:
+        super().__init__(source, table, name, slot, owns)
         padding = None if self.padding_idx is None else source.weight.detach()[self.padding_idx].clone()
         self.register_buffer("padding", padding)
 
@@ -75,8 +85,10 @@ class Vectors(DropIn):
 class Bags(DropIn):
     """Stands for `nn.EmbeddingBag`."""
 
-    def __init__(self, source: Source, table: EmbeddingTable, slot: int, owns: bool) -> None:
-        super().__init__(source, table, slot, owns)
+    def __init__(
+        self, source: Source, table: EmbeddingTable | FrozenTable, name: str, slot: int, owns: bool
+    ) -> None:
+        super().__init__(source, table, name, slot, owns)
         assert isinstance(source, nn.EmbeddingBag)
         self.mode, self.include_last_offset = source.mode, source.include_last_offset
 

@@ -86,13 +86,18 @@ def compress(
         for slot, modules in enumerate(group.sources.values()):
             for module in modules:
                 drop_in = Bags if isinstance(module, nn.EmbeddingBag) else Vectors
-                instead[module] = drop_in(module, table, slot, owns)
+                instead[module] = drop_in(module, table, group.features[slot].name, slot, owns)
                 owns = False
+    put_instead(model, instead)
+    return report
+
+
+def put_instead(model: nn.Module, instead: Mapping[Source, nn.Module]) -> None:
+    """Put other modules where embeddings stand, wherever in ``model`` that is."""
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if isinstance(child, Source) and child in instead:
                 parent._modules[key] = instead[child]
-    return report
 
 
 @dataclass

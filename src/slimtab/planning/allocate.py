@@ -7,6 +7,7 @@ choice of a few steps is solved for itself, with its codewords taken off the bud
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,11 @@ _PRICE = 1e-6  # nats for the whole budget: where nothing is lost either way, fe
 
 
 def allocate(
-    loss: NDArray[np.float64], nbytes: NDArray[np.int64], shared: NDArray[np.int64], budget: int
+    loss: NDArray[np.float64],
+    nbytes: NDArray[np.int64],
+    shared: NDArray[np.int64],
+    budget: int,
+    free: Sequence[int] = (),
 ) -> list[int] | None:
     """Return the step of each feature, or None where nothing fits.
 
@@ -27,11 +32,15 @@ def allocate(
         nbytes: what it serves there [F, S].
         shared: what a step serves once, whoever stands on it [S].
         budget: bytes in all.
+        free: steps that share nothing, and that every plan may use beside its few.
     """
     best: tuple[float, list[int]] | None = None
-    steps = range(loss.shape[1])
-    for used in (some for size in range(1, _GROUPS + 1) for some in combinations(steps, size)):
-        left = budget - int(shared[list(used)].sum())
+    steps = [step for step in range(loss.shape[1]) if step not in free]
+    for some in (some for size in range(_GROUPS + 1) for some in combinations(steps, size)):
+        used = [*some, *free]
+        if not used:
+            continue
+        left = budget - int(shared[used].sum())
         if left <= 0:
             continue
         found = _knapsack(loss[:, used] + _PRICE * nbytes[:, used] / budget, nbytes[:, used], left)

@@ -19,9 +19,8 @@ from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Feature, Schema
 from slimtab.serving.card import load_encoder, read_card
-from slimtab.tables.base import EmbeddingTable, FrozenTable, in_last_stage
-from slimtab.tables.grouped import read_config
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.base import EmbeddingTable, FrozenTable
+from slimtab.tables.fitted import empty_table
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 _TABLES = "tables."  # how a model calls its tables
@@ -40,19 +39,43 @@ def freeze(model: CTRModel, frozen: TableCollection, data: Path, out: Path, card
     """
     table = model.tables.table
     assert isinstance(table, EmbeddingTable)
+    config = dataclasses.asdict(table.config)
+    write_frozen(model, frozen, table.method, config, Encoder.load(data), out, card)
+
+
+def write_frozen(
+    model: CTRModel,
+    frozen: TableCollection,
+    method: str,
+    config: Mapping[str, Any],
+    encoder: Encoder,
+    out: Path,
+    card: Mapping[str, Any],
+) -> None:
+    """Write a frozen folder as :func:`freeze` does.
+
+    Args:
+        model: whose dense network is served.
+        frozen: its tables.
+        method: what the frozen table is rebuilt as; see :func:`~slimtab.tables.fitted.empty_table`.
+        config: its settings, as plain values.
+        encoder: turns raw rows into the model's batches.
+        out: folder to make; an earlier one is replaced only when the new one is whole.
+        card: what to say of the model.
+    """
     beside = out.with_name(out.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
     write_tensors(beside / "dense.safetensors", {**_dense_state(model), **_constants(frozen)}, {})
-    Encoder.load(data).save(beside / "encoder")
+    encoder.save(beside / "encoder")
     build = {
         "model": model.name,
         "model_options": dataclasses.asdict(model.config),
-        "method": table.method,
-        "table_config": dataclasses.asdict(table.config),
+        "method": method,
+        "table_config": config,
         "dim": model.tables.dim,
-        "schema_fingerprint": Schema.load(data / "schema.json").fingerprint(),
+        "schema_fingerprint": encoder.schema.fingerprint(),
         "slimtab": slimtab.__version__,
     }
     (beside / "model.json").write_text(json.dumps({**card, **build}, indent=1) + "\n", encoding="utf-8")
@@ -123,18 +146,13 @@ def _shapes(
 
     Built on the meta device, for otherwise it would for a moment be as large as it was in training.
     """
-    method, config = read_config(card["method"], card["table_config"])
-
-    def build() -> FrozenTable:
-        return in_last_stage(method(config, features, card["dim"], PlainRows, 0.0)).freeze()
-
     with torch.device("meta"):
-        table = build()
+        table = empty_table(card["method"], card["table_config"], features, card["dim"])
     kept = table.state_dict().keys()
     for name, _ in [pair for pair in table.named_buffers() if pair[0] not in kept]:
         owner, _, leaf = name.rpartition(".")
         if f"{_TABLES}table.{name}" not in constants:
-            return build()  # frozen before constants were kept
+            raise SlimtabError(f"the frozen model lacks '{name}' of its tables; freeze the run again")
         setattr(table.get_submodule(owner), leaf, constants[f"{_TABLES}table.{name}"])
     return table
 

@@ -116,6 +116,7 @@ class FrozenTable(nn.Module, abc.ABC):
     """
 
     costly: ClassVar[bool] = False  # see EmbeddingTable
+    codebooks: ClassVar[tuple[str, ...]] = ()  # buffers of floats that rows share, which may be fine-tuned
 
     @abc.abstractmethod
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Grouped(EmbeddingTable):
             for group in config.groups
         ]
         self.tables = nn.ModuleList(tables)
-        self.routes = _Routes(config.groups)
+        self.routes = _Routes([group.slots for group in config.groups])
         # Groups stand in the same stage by number, a group with fewer stages in its last.
         last = max(len(table.stages) for table in tables)
         names = [dict.fromkeys(t.stages[min(k, len(t.stages) - 1)] for t in tables) for k in range(last)]
@@ -201,12 +201,12 @@ class _Routes(nn.Module):
     inside: Tensor
     place: Tensor
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        slots = [slot for group in groups for slot in group.slots]
-        number = [n for n, group in enumerate(groups) for _ in group.slots]
-        inside = [place for group in groups for place in range(len(group.slots))]
-        self.slots = [list(group.slots) for group in groups]
+        slots = [slot for group in groups for slot in group]
+        number = [n for n, group in enumerate(groups) for _ in group]
+        inside = [place for group in groups for place in range(len(group))]
+        self.slots = [list(group) for group in groups]
         by_slot = sorted(range(len(slots)), key=lambda place: slots[place])
         for name, values in (("group", number), ("inside", inside), ("place", list(range(len(slots))))):
             self.register_buffer(name, torch.tensor([values[at] for at in by_slot]), persistent=False)
@@ -267,6 +267,12 @@ class FrozenGrouped(FrozenTable):
     def stats(self) -> dict[str, float]:
         """Return the figures of all groups, named as those of :class:`Grouped`."""
         return _joined(self.names, [padded.table for padded in self.tables])  # type: ignore[misc]
+
+
+def group_tables(slots: Sequence[Sequence[int]], tables: Sequence[FrozenTable], dim: int) -> FrozenGrouped:
+    """Return frozen tables of one width, each for the features ``slots`` of the whole, as one."""
+    routes = _Routes(slots)
+    return FrozenGrouped(routes, tables, [dim] * len(tables), [str(number) for number in range(len(tables))])
 
 
 def _joined(names: Sequence[str], tables: Sequence[EmbeddingTable | FrozenTable]) -> dict[str, float]:

@@ -145,6 +145,8 @@ class FrozenProductCodes(FrozenTable):
     codes have no bits and a coded feature has no own row.
     """
 
+    codebooks = ("pieces",)
+
     packed: Tensor
     pieces: Tensor
     full: Tensor

@@ -22,8 +22,12 @@ def translates_to_onnx() -> bool:
 
 
 def read_rows(matrix: Tensor, address: Tensor) -> Tensor:
-    """Return rows [N, w] of a contiguous ``matrix`` [M, w] at ``address`` [N] int32 or int64; no gradient."""
-    if torch.compiler.is_compiling():  # compilers and exporters know it by its name
+    """Return rows [N, w] of a contiguous ``matrix`` [M, w] at ``address`` [N] int32 or int64.
+
+    Gradients reach a matrix that asks for them, at the usual price.
+    """
+    # Compilers and exporters know it by its name.
+    if torch.compiler.is_compiling() or (matrix.requires_grad and torch.is_grad_enabled()):
         return F.embedding(address, matrix)
     element = _ELEMENTS.get(matrix.shape[1] * matrix.element_size())
     if element is not None:

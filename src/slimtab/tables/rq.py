@@ -87,6 +87,8 @@ class RQConfig(TableConfig):
 class FrozenRQ(FrozenTable):
     """Packed codes and half-precision codewords."""
 
+    codebooks = ("codewords",)
+
     codes: Tensor
     codewords: Tensor
     offset: Tensor
@@ -95,7 +97,7 @@ class FrozenRQ(FrozenTable):
     mask: Tensor
 
     def __init__(self, codes: Tensor, codewords: Tensor, config: RQConfig, offset: Tensor) -> None:
-        """Pack ``codes`` [ids, levels] int64."""
+        """Pack ``codes`` [ids, levels], integers."""
         super().__init__()
         self.bits = sum(config.levels)
         # A code in each byte, as budgets make it.
@@ -106,7 +108,8 @@ class FrozenRQ(FrozenTable):
         self.register_buffer("shift", torch.tensor(shifts), persistent=False)
         self.register_buffer("mask", torch.tensor([(1 << b) - 1 for b in config.levels]), persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.register_buffer("codes", pack((codes << self.shift).sum(dim=1, keepdim=True), self.bits))
+        words = [(chunk << self.shift).sum(dim=1, keepdim=True) for chunk in torch.split(codes, _CHUNK)]
+        self.register_buffer("codes", pack(torch.cat(words), self.bits))
         self.register_buffer("codewords", codewords.half())
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -171,6 +171,7 @@ class _FrozenTT(FrozenTable):
     """The cores, and the rows of full features."""
 
     costly = True
+    codebooks = ("first", "middle", "third")
 
     first: Tensor
     middle: Tensor
