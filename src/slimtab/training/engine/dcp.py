@@ -109,7 +109,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return plain
 
 
-def _damaged(path: Path, error: Exception) -> SlimtabError:
+def _damaged(path: Path, error: BaseException) -> SlimtabError:
     return SlimtabError(f"{path} is damaged ({error}); delete it to go on without it")
 
 
