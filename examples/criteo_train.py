@@ -9,7 +9,7 @@
 import argparse
 from pathlib import Path
 
-from slimtab.cli.render import table
+from slimtab.cli.render import leads, table
 from slimtab.config import load_config
 from slimtab.data.options import PrepOptions
 from slimtab.data.prepare import prepare
@@ -47,5 +47,6 @@ config = load_config(
 
 # 3. Train, stop on validation logloss, score the test rows once, freeze the tables to a file of that size.
 metrics = train_run(config)
-print(table([metrics]))
-print(f"frozen: {config.run}/frozen   curves: tensorboard --logdir {config.run}")
+if leads():  # of several ranks, one
+    print(table([metrics]))
+    print(f"frozen: {config.run}/frozen   curves: tensorboard --logdir {config.run}")

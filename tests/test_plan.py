@@ -9,7 +9,7 @@ from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
 from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
-from slimtab.plan import describe_methods, plan
+from slimtab.plan import describe_methods, plan, plan_ranks
 from slimtab.schema import Feature
 from slimtab.tables.base import methods
 from slimtab.testing import fake_schema
@@ -81,3 +81,28 @@ def test_the_smallest_share_can_be_had():
     for entry in describe_methods():
         nbytes = math.ceil(entry["smallest_share"] * 64 * sum(CRITEO_KAGGLE))
         methods()[entry["name"]].Config.for_budget(features, 16, nbytes)
+
+
+class TestOverRanks:
+    """A table of 64 MB with its accumulators of 4 MB: large enough to be spread, and never allocated."""
+
+    SCHEMA = fake_schema([1_000_000])
+
+    def figures(self, method="full", ranks=4, memory=10**9, budget=None):
+        return plan_ranks(self.SCHEMA, method, budget, 16, None, (), ranks=ranks, memory=memory, batch=4096)
+
+    def test_rows_are_spread_evenly(self):
+        one, four = self.figures(ranks=1), self.figures(ranks=4)
+        assert one["rows_bytes"] >= 68e6
+        assert four["rows_bytes"] == pytest.approx(one["rows_bytes"] / 4, rel=0.1)
+        assert one["traffic_bytes"] == 0 < four["traffic_bytes"]
+
+    def test_what_does_not_fit_names_the_ranks_that_would_do(self):
+        with pytest.raises(SlimtabError, match="take at least 4 ranks"):
+            self.figures(ranks=2, memory=22 * 10**6)
+        assert self.figures(ranks=4, memory=22 * 10**6)["ranks"] == 4
+
+    def test_a_method_that_reads_all_its_rows_holds_them_on_every_rank(self):
+        assert self.figures("rq", budget="20%")["replicated_bytes"] > 68e6
+        with pytest.raises(SlimtabError, match="rq does not spread"):
+            self.figures("rq", budget="20%", memory=50 * 10**6)

@@ -38,6 +38,7 @@ class Batch:
         label: [B] float32, 0 or 1.
         ragged: ids of the multi-hot features, or None where the dataset has none. Pooling is chosen by
             this flag, never by looking into a tensor.
+        whole: rows of the step's whole batch where these are one rank's share of it; None where they are all.
     """
 
     dense: Tensor
@@ -45,6 +46,7 @@ class Batch:
     ids: Tensor
     label: Tensor
     ragged: Ragged | None = None
+    whole: int | None = None
 
     @property
     def size(self) -> int:

@@ -123,7 +123,7 @@ class TableCollection(nn.Module):
             table = size_table(ordered, dim, nbytes, method, options, rules)(make_rows, init_std)
         else:
             kind, config = read_config(*sized)
-            table = kind(config, ordered, dim, make_rows, init_std)
+            table = kind(config, ordered, dim, kind.rows_from(make_rows), init_std)
         if counts is not None and all(feature.name in counts for feature in ordered):
             table.use_counts(torch.from_numpy(np.concatenate([counts[feature.name] for feature in ordered])))
         return cls(table, ordered, dim, check_ids)

@@ -124,6 +124,18 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class RanksSettings:
+    """How a training is spread when ``torchrun`` starts it as several ranks; nothing of it matters to one.
+
+    Attributes:
+        shard_from: a store of rows of at least this size is spread over the ranks, which needs
+            ``optimizer.rows=rowwise_adagrad``; smaller ones stand on every rank.
+    """
+
+    shard_from: str | int = "16MB"
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run's outcome. ``config.yaml`` in a run folder holds one, resolved.
 
@@ -135,6 +147,7 @@ class RunConfig:
         table: the embedding tables.
         optimizer: how weights move.
         training: how long and how.
+        ranks: how it is spread over ranks.
     """
 
     data: str = ""
@@ -144,6 +157,7 @@ class RunConfig:
     table: TableSettings = field(default_factory=TableSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    ranks: RanksSettings = field(default_factory=RanksSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as :func:`build_config` takes them."""

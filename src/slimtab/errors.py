@@ -10,6 +10,10 @@ class SlimtabError(Exception):
     """A mistake in input or settings; commands print its message alone, without a traceback."""
 
 
+class FollowedError(SlimtabError):
+    """An error of the leading rank, which reports it, on a rank that ends with it."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or all known words when none is close."""
     known = sorted(known)

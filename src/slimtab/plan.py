@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from slimtab.collection import TableCollection
-from slimtab.config import OptimizerSettings, Rule
+from slimtab.config import OptimizerSettings, RanksSettings, Rule
 from slimtab.data.kaggle import CRITEO_KAGGLE
+from slimtab.errors import SlimtabError
 from slimtab.schema import Feature, Schema
+from slimtab.sizes import format_bytes, parse_bytes
 from slimtab.tables.base import EmbeddingTable, in_last_stage, methods
+from slimtab.training.engine.factory import RanksFactory
+from slimtab.training.engine.planner import Cluster, collections, place
+from slimtab.training.engine.sharded import ShardedRows
 from slimtab.training.optimizers import fused_rows, train_bytes
 
 
@@ -62,6 +68,77 @@ def plan(
                 for f, nbytes in zip(table.features, by_feature, strict=True)
             ],
         }
+
+
+def plan_ranks(
+    schema: Schema,
+    method: str,
+    budget: str | int | None,
+    dim: int,
+    options: Mapping[str, Any] | None,
+    rules: Sequence[Rule],
+    *,
+    ranks: int,
+    memory: int,
+    batch: int,
+) -> dict[str, Any]:
+    """Return what a training over ranks would hold on each, as TorchRec's planner spreads it.
+
+    Args:
+        schema: of the dataset.
+        method: registered name; the further arguments up to ``rules`` are those of :func:`plan`.
+        budget: see there.
+        dim: see there.
+        options: see there.
+        rules: see there.
+        ranks: number of ranks.
+        memory: bytes of each.
+        batch: rows of a step, all ranks' together.
+
+    Returns:
+        ``rows_bytes`` of the fullest rank (rows spread over ranks, their optimizer, what travels in a step),
+        ``replicated_bytes`` of what every rank holds, ``memory_bytes``, ``estimated_milliseconds`` of lookups
+        on the slowest rank as the planner has it, and ``traffic_bytes``, the most that goes between a rank
+        and the others in a step.
+
+    Raises:
+        SlimtabError: when it does not fit, with the number of ranks that it would need.
+    """
+    settings = RanksSettings()
+    optimizer = fused_rows(OptimizerSettings(rows="rowwise_adagrad")).optimizer
+    make_rows = RanksFactory(optimizer, parse_bytes(settings.shard_from))
+    with torch.device("meta"):
+        tables = TableCollection.build(schema.features, dim, method, budget, options, make_rows, rules=rules)
+    stores = {
+        name.replace(".", "_"): module
+        for name, module in tables.named_modules()
+        if isinstance(module, ShardedRows)
+    }
+    spread = sum(rows.train_bytes() for rows in stores.values())
+    copies = train_bytes(tables) - spread
+    if copies > memory:
+        raise SlimtabError(
+            f"every rank would hold {format_bytes(copies)} that {method} does not spread, and has "
+            f"{format_bytes(memory)}; take more memory, a smaller budget, or a method that spreads its rows"
+        )
+    table = tables.table
+    assert isinstance(table, EmbeddingTable)
+    lookups = len(schema.features) * getattr(table, "probes", 1)
+    cluster = Cluster(ranks, math.gcd(ranks, 8), memory - copies, batch, lookups)
+    nbytes, milliseconds = [0], [0.0]
+    if stores:
+        placement = place(collections(stores), optimizer, cluster)
+        nbytes, milliseconds = placement.nbytes, placement.milliseconds
+    width = max((rows.width for rows in stores.values()), default=0)
+    away = (ranks - 1) / ranks  # of the rows a rank looks up, the share that others hold
+    return {
+        "ranks": ranks,
+        "memory_bytes": memory,
+        "rows_bytes": max(nbytes),
+        "replicated_bytes": copies,
+        "estimated_milliseconds": max(milliseconds),
+        "traffic_bytes": int(away * batch / ranks * lookups * (8 + 2 * 4 * width)) if stores else 0,
+    }
 
 
 def describe_methods() -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from slimtab.config import RunConfig, flat, load_config
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
-from slimtab.files import locked, written
+from slimtab.files import written
 from slimtab.models.base import CTRModel, build_model
 from slimtab.reporting.features import feature_figures
 from slimtab.reporting.progress import ProgressBar
@@ -31,10 +31,11 @@ from slimtab.serving.lookup import lookup_speed
 from slimtab.sizes import Budget
 from slimtab.tables.base import FrozenTable
 from slimtab.training.allocator import keep_freed_memory
-from slimtab.training.checkpoint import latest_checkpoint, read_metadata
-from slimtab.training.metrics import Metrics, evaluate
+from slimtab.training.engine.base import Engine
+from slimtab.training.engine.group import under_torchrun
+from slimtab.training.engine.start import engine_for
+from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer
-from slimtab.training.optimizers import fused_rows
 from slimtab.training.peak import peak_memory
 from slimtab.training.stepping import table_of
 from slimtab.training.trainer import Trainer
@@ -77,16 +78,17 @@ def train_run(
     """
     data, folder = _folders(config)
     schema = Schema.load(data / "schema.json")
-    finished = _finished(config, folder, schema)
-    if finished is not None:
-        return finished
-    with locked(folder):
-        started = time.monotonic()
-        finished = _finished(config, folder, schema)
-        if finished is not None:  # by whoever held the lock before
+    with engine_for(config, schema) as engine:
+        finished = engine.lead(lambda: _finished(config, folder, schema))
+        if finished is not None:
             return finished
-        fitted = _fit(config, schema, observers, choose)
-        return _finish(config, schema, fitted, started)
+        with engine.locked(folder):
+            started = time.monotonic()
+            finished = engine.lead(lambda: _finished(config, folder, schema))
+            if finished is not None:  # by whoever held the lock before
+                return finished
+            fitted = _fit(config, schema, engine, observers, choose)
+            return _finish(config, schema, engine, fitted, started)
 
 
 def fit_run(config: RunConfig, start: Callable[[CTRModel], None] | None = None) -> Fitted:
@@ -101,25 +103,31 @@ def fit_run(config: RunConfig, start: Callable[[CTRModel], None] | None = None) 
     """
     data, folder = _folders(config)
     schema = Schema.load(data / "schema.json")
+    if under_torchrun():
+        raise SlimtabError(
+            "runs that are compared are trained in one process each; start it without torchrun"
+        )
     _finished(config, folder, schema)  # for its checks
-    with locked(folder):
-        return _fit(config, schema, start=start)
+    engine = Engine()
+    with engine.locked(folder):
+        return _fit(config, schema, engine, start=start)
 
 
 def _fit(
     config: RunConfig,
     schema: Schema,
+    engine: Engine,
     observers: Sequence[Observer] = (),
     choose: Callable[[CTRModel, str], None] | None = None,
     start: Callable[[CTRModel], None] | None = None,
 ) -> Fitted:
     data, folder = _folders(config)
-    _begin(config, folder, schema)
+    engine.lead(lambda: _begin(config, folder, schema))
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
     size = config.training.batch_size
-    train = Loader(data, "train", size, shuffle=True, seed=config.seed)
+    train = Loader(data, "train", size, shuffle=True, seed=config.seed, share=engine.share)
     torch.manual_seed(config.seed)
     tables = TableCollection.build(
         schema.features,
@@ -127,33 +135,49 @@ def _fit(
         config.table.method,
         config.table.budget,
         config.table.options,
-        fused_rows(config.optimizer, len(train)),
+        engine.make_rows(config.optimizer, len(train)),
         config.table.init_std,
         counts=load_counts(data, schema),
         rules=config.table.rules,
-        sized=_sized(folder / "checkpoints"),
+        sized=_sized(engine, folder / "checkpoints"),
     )
     model = build_model(config.model.name, tables, len(schema.numerics), config.model.options)
+    engine.begin(model, folder)
+    watching = [ProgressBar(), TensorBoard(folder / "tb", table_of(model)), *observers]
     trainer = Trainer(
         model,
         train,
-        Loader(data, "valid", 4 * size, shuffle=False),
+        Loader(data, "valid", 4 * size, shuffle=False, share=engine.share),
         config,
         folder / "checkpoints",
-        [ProgressBar(), TensorBoard(folder / "tb", table_of(model)), *observers],
-        Loader(data, "valid", size, shuffle=True, seed=config.seed),
+        watching if engine.leads else (),
+        Loader(data, "valid", size, shuffle=True, seed=config.seed, share=engine.share),
         choose,
+        engine,
     )
     if start is not None:
         start(model)
     return Fitted(trainer, trainer.fit(trained=start is not None))
 
 
-def _finish(config: RunConfig, schema: Schema, fitted: Fitted, started: float) -> dict[str, Any]:
-    """Score the test rows, freeze, measure, and write down all of it."""
+def _finish(
+    config: RunConfig, schema: Schema, engine: Engine, fitted: Fitted, started: float
+) -> dict[str, Any]:
+    """Score the test rows, and let the leading process do the rest."""
+    data, folder = _folders(config)
+    model = fitted.trainer.model
+    rows = Loader(data, "test", 4 * config.training.batch_size, shuffle=False, share=engine.share)
+    test = engine.evaluate(model, rows)
+    engine.whole(model, folder)
+    return engine.lead(lambda: _write_outcome(config, schema, fitted, test, started))
+
+
+def _write_outcome(
+    config: RunConfig, schema: Schema, fitted: Fitted, test: Metrics, started: float
+) -> dict[str, Any]:
+    """Freeze, measure, and write down all of it."""
     data, folder = _folders(config)
     trainer, model = fitted.trainer, fitted.trainer.model
-    test = evaluate(model, Loader(data, "test", 4 * config.training.batch_size, shuffle=False))
     frozen = model.tables.freeze().eval()  # once: methods that code their rows take a while
     metrics = _metrics(config, schema, data, fitted, frozen, test, time.monotonic() - started)
     freeze(model, frozen, data, folder / "frozen", metrics)
@@ -188,12 +212,12 @@ def _finished(config: RunConfig, folder: Path, schema: Schema) -> dict[str, Any]
     return metrics
 
 
-def _sized(checkpoints: Path) -> tuple[str, dict[str, Any]] | None:
+def _sized(engine: Engine, checkpoints: Path) -> tuple[str, dict[str, Any]] | None:
     """Return method and config of the tables a run goes on with: cut ones need no room for whole ones."""
-    path = latest_checkpoint(checkpoints)
-    if path is None:
+    newest = engine.newest(checkpoints)
+    if newest is None:
         return None
-    state = read_metadata(path)
+    state = newest[1]
     return state["method"], state["table"]
 
 
@@ -205,7 +229,7 @@ def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
-    return (folder / "config.yaml").exists() and any((folder / "checkpoints").glob("*.safetensors"))
+    return (folder / "config.yaml").exists() and any((folder / "checkpoints").glob("**/*.safetensors"))
 
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
@@ -243,9 +267,7 @@ def _metrics(
         "train_bytes": trainer.train_bytes,
         "serve_bytes": frozen.table.serve_bytes(),
         "vocab_bytes": _vocabulary_bytes(schema, data),
-        "checkpoint_bytes": max(
-            path.stat().st_size for path in (Path(config.run) / "checkpoints").glob("step-*")
-        ),
+        "checkpoint_bytes": max(_size(path) for path in (Path(config.run) / "checkpoints").glob("step-*")),
         "valid": fitted.valid.to_dict(),
         "test": test.to_dict(),
         "epochs": trainer.step / len(trainer.train_rows),
@@ -268,7 +290,7 @@ def _metrics(
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """Return the settings that decide how good a run gets; runs that share them differ by their seed only."""
     settings = config.to_dict()
-    for key in ("data", "run", "seed"):
+    for key in ("data", "run", "seed", "ranks"):
         del settings[key]
     for key in ("checkpoint_minutes", "checkpoint_steps", "log_steps", "threads"):
         del settings["training"][key]
@@ -279,6 +301,11 @@ def _vocabulary_bytes(schema: Schema, data: Path) -> int:
     """Bytes of the dictionaries from raw token to id that must be served beside the tables."""
     kept = [feature.name for feature in schema.features if feature.encoding == "vocab"]
     return sum((data / "vocab" / f"{name}.parquet").stat().st_size for name in kept)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

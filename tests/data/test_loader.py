@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimtab.data import loader as module
-from slimtab.data.loader import Loader
+from slimtab.data.loader import Loader, Share
 from slimtab.errors import SlimtabError
 from slimtab.schema import Schema
 from slimtab.testing import fake_dataset, fake_schema
@@ -285,3 +285,41 @@ class TestErrors:
     def test_settings(self, folder, wrong):
         with pytest.raises(SlimtabError, match="seed"):
             Loader(folder, "train", **{"batch_size": 1, "shuffle": True, **wrong})
+
+
+SHARES = [Share(rank, 3) for rank in range(3)]
+
+
+def joined(batches):
+    """The rows of one batch, share after share."""
+    return [row for batch in batches for row in rows_of(batch)]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 64, 301])
+def test_shares_of_a_batch_are_disjoint_and_complete(dataset, batch_size, shuffle):
+    """Batches straddle fillings of the buffer, and the last holds fewer rows; steps are equal still."""
+    folder, _ = dataset
+    whole = list(Loader(folder, "train", batch_size, shuffle=shuffle, seed=3))
+    parts = [list(Loader(folder, "train", batch_size, shuffle=shuffle, seed=3, share=s)) for s in SHARES]
+    assert [len(part) for part in parts] == [len(whole)] * 3
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert joined(shares) == rows_of(batch)
+        assert max(s.size for s in shares) - min(s.size for s in shares) <= 1
+        assert {s.whole for s in shares} == {batch.size}
+
+
+def test_a_position_means_the_same_to_any_number_of_ranks(dataset):
+    folder, _ = dataset
+    two = [Loader(folder, "train", 64, shuffle=True, seed=3, share=Share(rank, 2)) for rank in range(2)]
+    for _, _, _ in zip(*two, range(5), strict=False):
+        pass
+    rest = []
+    for share in SHARES:
+        loader = Loader(folder, "train", 64, shuffle=True, seed=3, share=share)
+        loader.load_state_dict(two[0].state_dict())
+        rest.append(list(loader))
+    alone = Loader(folder, "train", 64, shuffle=True, seed=3)
+    alone.load_state_dict(two[1].state_dict())
+    for batch, shares in zip(alone, zip(*rest, strict=True), strict=True):
+        assert joined(shares) == rows_of(batch)

@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import slimtab
-from slimtab.errors import SlimtabError
+from slimtab.cli.render import leads
+from slimtab.errors import FollowedError, SlimtabError
 
 # Each module offers HELP, EXAMPLE, add_arguments(parser) and run(args) -> figures, or None.
 _COMMANDS = (
@@ -42,9 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
         args.settings += extra
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and not args.module.__name__.endswith(".train"):
+            raise SlimtabError("torchrun is for `slimtab train`; run this command without it")
         figures = args.module.run(args)
-        if args.json:
+        if args.json and leads():
             print(json.dumps(_without_nan(figures)), flush=True)
+    except FollowedError:  # the leading rank says it
+        if args.debug:
+            raise
+        return 1
     except SlimtabError as error:
         if args.debug:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,3 +69,8 @@ def report_rejects(rejects: Sequence[Reject]) -> None:
     print(f"{len(rejects):,} malformed rows left out; the first:", file=sys.stderr)
     for reject in rejects[:_SHOWN_REJECTS]:
         print(f"  line {reject.line}: {reject.reason}", file=sys.stderr)
+
+
+def leads() -> bool:
+    """Tell whether this process shows figures: of ranks that torchrun started, the first does."""
+    return os.environ.get("RANK", "0") == "0"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimtab.cli.render import table
+from slimtab.cli.render import leads, table
 
 if TYPE_CHECKING:
     from slimtab.config import RunConfig
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     config = config_of(args)
     metrics = (auto_run if config.table.method == "auto" else train_run)(config)
-    if not args.json:
+    if not args.json and leads():
         print(table([metrics]))
         print(
             f"run folder: {metrics['run']}   watch it: tensorboard --logdir {metrics['run']}", file=sys.stderr

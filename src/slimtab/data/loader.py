@@ -4,6 +4,9 @@ A split is a row of Arrow files. Each record batch is a *block* of contiguous ro
 blocks, gathers :data:`BUFFER_BLOCKS` of them at a time into a row-major buffer (so that picking a row touches
 two or three cache lines instead of one per column) and permutes the rows inside it. A split that fits into
 one buffer is therefore shuffled completely, and memory stays at one buffer for any other.
+
+Several ranks read the same batches, each its share of every one: rows are in the same step however many ranks
+there are, no rank has a step more than another, and a position means the same to all of them.
 """
 
 from __future__ import annotations
@@ -28,6 +31,20 @@ BUFFER_BLOCKS = 64  # a million rows: 160 MB for Criteo's 13 numbers, 26 ids and
 Index = npt.NDArray[np.int64]
 
 
+class Share(NamedTuple):
+    """Which part of each batch a loader hands out: that of rank ``rank`` of ``ranks``."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, rows: int) -> tuple[int, int]:
+        """Return where the share of a batch of ``rows`` begins and ends; shares differ by a row at most."""
+        return self.rank * rows // self.ranks, (self.rank + 1) * rows // self.ranks
+
+
+WHOLE = Share()
+
+
 class Loader:
     """Batches of one split of a dataset folder, epoch after epoch.
 
@@ -42,6 +59,7 @@ class Loader:
         shuffle: permute the rows of each epoch; otherwise they come in the order of the files.
         seed: of the permutations.
         drop_last: leave out a last batch that is smaller than the others.
+        share: hand out this share of each batch, which may be no row of a small one; all of it by default.
 
     Attributes:
         schema: the dataset's columns.
@@ -65,6 +83,7 @@ class Loader:
         shuffle: bool,
         seed: int = 0,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> None:
         if batch_size < 1 or seed < 0:
             raise SlimtabError(
@@ -75,6 +94,7 @@ class Loader:
         self._shuffle = shuffle
         self._seed = seed
         self._drop_last = drop_last
+        self._share = share
         self._blocks = [
             _Block(shard, number, start, min(BLOCK_ROWS, rows - start))
             for shard in open_split(folder, split, self.schema)
@@ -132,7 +152,8 @@ class Loader:
         skip = batch * self.batch_size
         left = len(self) - batch
         pieces: list[_Piece] = []
-        missing = self.batch_size
+        size = missing = self._size(batch)
+        first, last = self._share.of(size)
         buffer = None
         for number, blocks in enumerate(self._fillings(epoch)):
             rows = sum(block.rows for block in blocks)
@@ -145,15 +166,20 @@ class Loader:
             order = self._generator(epoch, number + 1).permutation(rows) if self._shuffle else np.arange(rows)
             while skip < rows and left:
                 picked = order[skip : skip + missing]
-                pieces.append(buffer.take(picked))
+                have = size - missing  # rows of this batch that earlier fillings gave
+                pieces.append(buffer.take(picked[max(0, first - have) : max(0, last - have)]))
                 skip += len(picked)
                 missing -= len(picked)
                 if not missing:
-                    yield self._assemble(pieces)
-                    pieces, missing, left = [], self.batch_size, left - 1
+                    yield self._assemble(pieces, size)
+                    pieces, left = [], left - 1
+                    size = missing = self._size(len(self) - left)
+                    first, last = self._share.of(size)
             skip = 0
-        if left and pieces:
-            yield self._assemble(pieces)
+
+    def _size(self, batch: int) -> int:
+        """Return the rows of batch number ``batch``, all ranks' together."""
+        return min(self.batch_size, self.rows - batch * self.batch_size)
 
     def _fillings(self, epoch: int) -> list[list[_Block]]:
         """Return the blocks of each filling of the buffer, in the epoch's order."""
@@ -166,7 +192,7 @@ class Loader:
     def _generator(self, epoch: int, number: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, epoch, number])))
 
-    def _assemble(self, pieces: list[_Piece]) -> Batch:
+    def _assemble(self, pieces: list[_Piece], size: int) -> Batch:
         """Join what one batch took from one filling or from several."""
         cells = _joined([piece.cells for piece in pieces])
         ids, dense, label = _split(cells, self.schema)
@@ -186,6 +212,7 @@ class Loader:
             ids=torch.from_numpy(ids.astype(np.int64, order="C")),
             label=torch.from_numpy(label.astype(np.float32)),
             ragged=ragged,
+            whole=None if self._share.ranks == 1 else size,
         )
 
 

@@ -65,6 +65,7 @@ def project_features(pooled: Tensor, projection: Tensor) -> Tensor:
 class AddressedTable(EmbeddingTable):
     """Base of the fast path. A subclass sets the attributes below in its constructor."""
 
+    spreads = True
     addressing: Addressing
     rows: Rows
     probes: int = 1

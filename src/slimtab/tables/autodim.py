@@ -257,6 +257,7 @@ class AutoDim(EmbeddingTable, method="autodim"):
     kind = "width"
     paper = "Zhao et al., WWW 2021"
     stages = ("supernet", "retrain")
+    over_ranks = False
     Config = AutoDimConfig
 
     config: AutoDimConfig

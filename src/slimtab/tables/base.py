@@ -151,6 +151,10 @@ class EmbeddingTable(nn.Module, abc.ABC):
         by_frequency: whether the method treats frequent ids differently. It takes ids to be numbered by
             falling frequency, as `slimtab prep` does, and so needs no index of its own for that.
         costly: whether a lookup costs so much more than a read that ids are made distinct for it in eval too.
+        over_ranks: whether ranks that share a training hold the same table: not where a lookup changes it by
+            what stands in the batch, of which each rank sees a part.
+        spreads: whether its rows are only ever read by number until it is frozen, so that over ranks each may
+            hold some of them. Otherwise all of them stand on each.
         Config: the method's settings.
         config: settings, with what later stages chose.
         stage: the stage the table is in.
@@ -167,6 +171,8 @@ class EmbeddingTable(nn.Module, abc.ABC):
     hashes_ids: ClassVar[bool] = False
     by_frequency: ClassVar[bool] = False
     costly: ClassVar[bool] = False
+    over_ranks: ClassVar[bool] = True
+    spreads: ClassVar[bool] = False
     Config: ClassVar[type[TableConfig]]
 
     def __init_subclass__(cls, method: str | None = None, **kwargs: Any) -> None:
@@ -211,6 +217,11 @@ class EmbeddingTable(nn.Module, abc.ABC):
                 )
         self.config, self.features, self.dim = config, tuple(features), dim
         self.width, self.stage = dim, self.stages[0]
+
+    @classmethod
+    def rows_from(cls, make_rows: RowsFactory) -> RowsFactory:
+        """Return what makes rows for this method, from what makes rows for any."""
+        return make_rows if cls.spreads else make_rows.together()
 
     @abc.abstractmethod
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ class Cafe(EmbeddingTable, method="cafe"):
     kind = "dynamic sharing"
     hashes_ids = True
     paper = "Zhang et al., SIGMOD 2024"
+    over_ranks = False
     Config = CafeConfig
     sketch: HotSketch | None
     threshold: Tensor

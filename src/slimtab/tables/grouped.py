@@ -35,7 +35,7 @@ class Grouped(EmbeddingTable):
     method = "grouped"
     kind = "several"
     paper = ""
-    hashes_ids = True  # each group looks for itself
+    hashes_ids = spreads = True  # each group looks for itself
     Config = GroupedConfig
 
     def __init__(
@@ -49,11 +49,16 @@ class Grouped(EmbeddingTable):
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
         self.groups = config.groups
+        kinds = [get_method(group.method) for group in config.groups]
         tables = [
-            get_method(group.method)(
-                group.config, [features[slot] for slot in group.slots], dim, make_rows, init_std
+            kind(
+                group.config,
+                [features[slot] for slot in group.slots],
+                dim,
+                kind.rows_from(make_rows),
+                init_std,
             )
-            for group in config.groups
+            for kind, group in zip(kinds, config.groups, strict=True)
         ]
         self.tables = nn.ModuleList(tables)
         self.routes = _Routes([group.slots for group in config.groups])
@@ -322,7 +327,7 @@ def size_table(
         config = kind.Config.for_budget(features, dim, nbytes, **rule.options)
     else:
         kind, config = Grouped, GroupedConfig.for_budget(features, dim, nbytes, rules=all_rules)
-    return lambda make_rows, init_std: kind(config, features, dim, make_rows, init_std)
+    return lambda make_rows, init_std: kind(config, features, dim, kind.rows_from(make_rows), init_std)
 
 
 def read_config(method: str, plain: Mapping[str, Any]) -> tuple[type[EmbeddingTable], TableConfig]:

@@ -123,6 +123,7 @@ class HashEmbedding(EmbeddingTable, method="hash_embedding"):
     kind = "static sharing"
     hashes_ids = True
     paper = "Svenstrup et al., NeurIPS 2017"
+    spreads = True
     Config = HashEmbeddingConfig
 
     def __init__(

@@ -106,6 +106,7 @@ class Memcom(EmbeddingTable, method="memcom"):
 
     kind = "static sharing"
     paper = "Pansare et al., MLSys 2022"
+    spreads = True
     Config = MemcomConfig
 
     rest: Tensor

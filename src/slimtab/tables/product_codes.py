@@ -234,6 +234,8 @@ class ProductCodes(EmbeddingTable, abc.ABC):
     vector depends on nothing but its row and the codebook.
     """
 
+    over_ranks = False
+
     offset: Tensor
     exact: Tensor
     hot_ids: Tensor

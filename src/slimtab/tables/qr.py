@@ -225,6 +225,7 @@ class QR(EmbeddingTable, method="qr"):
 
     kind = "static sharing"
     paper = "Shi et al., KDD 2020"
+    spreads = True
     Config = QRConfig
 
     def __init__(
@@ -257,7 +258,7 @@ class QR(EmbeddingTable, method="qr"):
                 ),
             ]
         )
-        self.rows.assign(self.rows.values().mul_(deviation[:, None]))
+        self.rows.multiply(deviation)
 
     def lookup(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""

@@ -120,6 +120,7 @@ class Robe(EmbeddingTable, method="robe"):
     kind = "static sharing"
     hashes_ids = True
     paper = "Desai et al., MLSys 2022"
+    spreads = True
     Config = RobeConfig
 
     def __init__(

@@ -26,7 +26,7 @@ from slimtab.tables.reading import read_rows
 
 # Below this the scale is folded back into the rows: one pass over the table every few hundred to many
 # thousand steps, long before float32 runs out of range.
-_SMALLEST_SCALE = 1e-3
+SMALLEST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,10 @@ class Rows(nn.Module):
         """Replace all rows by ``values`` [num_rows, width]; an optimizer they carry starts afresh."""
         raise NotImplementedError
 
+    def multiply(self, factors: Tensor) -> None:
+        """Multiply each row by its factor [num_rows]: for start values, before anything was learned."""
+        raise NotImplementedError
+
     def copy_rows(self, source: Tensor, target: Tensor) -> None:
         """Copy the rows ``source`` [M] int64 over the rows ``target`` [M], with optimizer state they carry.
 
@@ -136,6 +140,9 @@ class RowsFactory(Protocol):
     def __call__(self, num_rows: int, width: int, init_std: float) -> Rows:
         """Return rows whose values start normal with standard deviation ``init_std``."""
 
+    def together(self) -> RowsFactory:
+        """Return a factory whose rows stand in each process as a whole."""
+
 
 class PlainRows(Rows):
     """Rows as an ordinary parameter, for any torch optimizer. The class is a :class:`RowsFactory` itself."""
@@ -149,6 +156,11 @@ class PlainRows(Rows):
         # There is nothing to draw on the meta device, and to try loads torch's compiler, for a second or two.
         self.weight = nn.Parameter(weight if weight.is_meta else weight.normal_(0.0, init_std))
 
+    @classmethod
+    def together(cls) -> RowsFactory:
+        """Return the class: its rows stand in one process."""
+        return cls
+
     def forward(self, address: Tensor) -> Tensor:
         """Return rows [N, width]; gradients reach ``weight``."""
         return F.embedding(address, self.weight)
@@ -161,6 +173,11 @@ class PlainRows(Rows):
     def assign(self, values: Tensor) -> None:
         """Replace all rows; the state of an optimizer elsewhere is not known here and stays."""
         self.weight.copy_(values)
+
+    @torch.no_grad()
+    def multiply(self, factors: Tensor) -> None:
+        """Multiply each row by its factor."""
+        self.weight.mul_(factors[:, None])
 
     @torch.no_grad()
     def take(self, source: Rows, address: Tensor) -> None:
@@ -200,7 +217,7 @@ class SteppedRows(Rows, abc.ABC):
 
 
 @dataclass
-class _Touched:
+class Touched:
     """The rows of one lookup, held until the optimizer step."""
 
     address: Tensor  # [U] distinct row numbers
@@ -228,7 +245,7 @@ class FusedRows(SteppedRows):
         self.register_buffer("packed", packed)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._touched: list[_Touched] = []
+        self._touched: list[Touched] = []
 
     def forward(self, address: Tensor) -> Tensor:
         """Return rows [N, width]; while gradients are on, remember them for :meth:`step`."""
@@ -237,7 +254,7 @@ class FusedRows(SteppedRows):
         rows = distinct(address)
         packed = read_rows(self.packed, rows.values)
         values = (packed[:, : self.width] * self.scale.float()).requires_grad_()
-        self._touched.append(_Touched(rows.values, packed, values))
+        self._touched.append(Touched(rows.values, packed, values))
         return rows.expand(values)
 
     def values(self) -> Tensor:
@@ -251,6 +268,11 @@ class FusedRows(SteppedRows):
         self.packed[:, : self.width] = values
         self.scale.fill_(1.0)
         self._touched.clear()
+
+    @torch.no_grad()
+    def multiply(self, factors: Tensor) -> None:
+        """Multiply each row by its factor."""
+        self.packed[:, : self.width].mul_(factors[:, None])
 
     @torch.no_grad()
     def take(self, source: Rows, address: Tensor) -> None:
@@ -299,23 +321,29 @@ class FusedRows(SteppedRows):
     @torch.no_grad()
     def step(self) -> None:
         """Decay every row, update the touched ones, and forget them."""
+        touched = self._collected()
         self.steps += 1
         keep = 1.0 - self.lr * self.optimizer.weight_decay
         self.scale *= keep
-        trained = [touched for touched in self._touched if touched.values.grad is not None]
-        if trained:
-            touched = trained[0] if len(trained) == 1 else self._merged(trained)
+        if touched is not None:
             values, grad = touched.values.detach().mul_(keep), touched.values.grad
             assert grad is not None
             self._update(values, grad, touched.packed[:, self.width :])
             touched.packed[:, : self.width] = values.div_(self.scale.float())
             self.packed.index_copy_(0, touched.address, touched.packed)
         self._touched.clear()
-        if self.scale < _SMALLEST_SCALE:
+        if self.scale < SMALLEST_SCALE:
             self.packed[:, : self.width] *= self.scale.float()
             self.scale.fill_(1.0)
 
-    def _merged(self, parts: list[_Touched]) -> _Touched:
+    def _collected(self) -> Touched | None:
+        """Return the rows that gradients have reached since the last step, each once; None for none."""
+        trained = [touched for touched in self._touched if touched.values.grad is not None]
+        if not trained:
+            return None
+        return trained[0] if len(trained) == 1 else self._merged(trained)
+
+    def _merged(self, parts: list[Touched]) -> Touched:
         """Return several lookups as one; a row that was in more than one has the sum of its gradients."""
         unique, inverse = torch.unique(torch.cat([part.address for part in parts]), return_inverse=True)
         source = torch.empty_like(unique)  # where each row stands among the parts: in any that has it
@@ -324,7 +352,7 @@ class FusedRows(SteppedRows):
         packed = torch.cat([part.packed for part in parts]).index_select(0, source)
         grads = [part.values.grad for part in parts if part.values.grad is not None]
         values.grad = torch.zeros_like(values).index_add_(0, inverse, torch.cat(grads))
-        return _Touched(unique, packed, values)
+        return Touched(unique, packed, values)
 
     def _update(self, values: Tensor, grad: Tensor, state: Tensor) -> None:
         """Move ``values`` [U, width] and ``state`` in place by one step of the optimizer."""
@@ -357,3 +385,7 @@ class FusedRowsFactory:
     def __call__(self, num_rows: int, width: int, init_std: float) -> FusedRows:
         """Return rows of ``width`` floats."""
         return FusedRows(num_rows, width, init_std, self.optimizer)
+
+    def together(self) -> RowsFactory:
+        """Return itself: its rows stand in one process."""
+        return self

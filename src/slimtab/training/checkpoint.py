@@ -19,7 +19,8 @@ from torch import Tensor
 from slimtab.errors import SlimtabError
 from slimtab.files import written
 
-_KEPT = 2  # the newest, and one more in case the newest is damaged from outside
+STATE = "state.json"  # in the folder that several ranks write: see engine/dcp.py
+KEPT = 2  # the newest, and one more in case the newest is damaged from outside
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -58,7 +59,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     """Write ``step-<step>.safetensors`` in ``folder`` and drop all but the newest few."""
     path = folder / f"step-{step:010d}.safetensors"
     write_tensors(path, tensors, state)
-    for old in sorted(folder.glob("step-*.safetensors"))[:-_KEPT]:
+    for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
         old.unlink()
     return path
 
@@ -76,6 +77,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint, or None; leftovers of an interrupted write do not count."""
     return max(folder.glob("step-*.safetensors"), default=None)
+
+
+def latest_folder(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of several ranks, or None."""
+    return max(step_folders(folder), default=None)
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Return the whole checkpoints of several ranks, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}") if not path.parent.suffix)
 
 
 def _metadata(file: Any) -> dict[str, Any]:

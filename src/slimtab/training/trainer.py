@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from slimtab.batch import Batch
 from slimtab.config import RunConfig
@@ -19,13 +20,13 @@ from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel
 from slimtab.tables.base import Clock, EmbeddingTable
 from slimtab.tables.grouped import read_config
-from slimtab.training.checkpoint import latest_checkpoint, read_tensors, save_checkpoint, write_tensors
+from slimtab.training.engine.base import Engine
 from slimtab.training.health import health_figures, warn_untrained
-from slimtab.training.metrics import Metrics, predict, score
+from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
 from slimtab.training.optimizers import Optimizers, train_bytes
 from slimtab.training.plateau import Plateau
-from slimtab.training.stepping import collect_gradients, enter_stage, table_of
+from slimtab.training.stepping import enter_stage, table_of
 
 
 class Trainer:
@@ -46,6 +47,7 @@ class Trainer:
             from them; see :meth:`~slimtab.tables.base.EmbeddingTable.by_validation`.
         choose: decides what the table's next stage will look like, from the model with its best weights; the
             table's own ``choose`` unless told otherwise. When it is killed, it is called again.
+        engine: where it is trained: in this process alone unless told otherwise.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Trainer:
         observers: Sequence[Observer] = (),
         held_out: Loader | None = None,
         choose: Callable[[CTRModel, str], None] | None = None,
+        engine: Engine | None = None,
     ) -> None:
+        self.engine = engine or Engine()
         self.model, self.train_rows, self.valid_rows = model, train, valid
         self.held_out, self.choose = held_out, choose
         self._held_out_batches = chain.from_iterable(repeat(held_out or ()))  # pass after pass
@@ -96,7 +100,7 @@ class Trainer:
         """
         if not self._resume():
             if self.table.rewinds:
-                write_tensors(self._initial_path, self.model.state_dict(), {})
+                self.engine.write(self._initial_path, self.model.state_dict(), {})
             if trained:
                 self._score()
                 self.plateau.bad = self.plateau.patience + 1
@@ -149,7 +153,7 @@ class Trainer:
             self._backward(next(self._held_out_batches))
             self.optimizers.step_on_validation()
         value = self._backward(batch)
-        if self.step == 0:
+        if self.step == 0 and self.engine.leads:
             warn_untrained(self.model)
         figures = health_figures(self.model, batch) if logging else {}
         self.optimizers.step()
@@ -157,7 +161,7 @@ class Trainer:
         return value, figures
 
     def _backward(self, batch: Batch) -> float:
-        return collect_gradients(self.model, batch, self._check_finite)
+        return self.engine.collect(self.model, batch, self._check_finite)
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -190,13 +194,11 @@ class Trainer:
 
     def _score(self) -> bool:
         """Score the validation rows; keep the weights and return True when they are the stage's best."""
-        label, probability = predict(self.model, self.valid_rows)
-        self._check_finite(float(probability.sum()))
-        metrics = score(label, probability)
+        metrics = self.engine.evaluate(self.model, self.valid_rows, self._check_finite)
         best = self.plateau.update(metrics.logloss)
         if best:
             self.best = metrics
-            write_tensors(self._best_path, self.model.state_dict(), {"step": self.step})
+            self.engine.write(self._best_path, self.model.state_dict(), {"step": self.step})
         for observer in self.observers:
             observer.on_validation(self.step, metrics, best)
         return best
@@ -212,7 +214,12 @@ class Trainer:
         stages = self.table.stages
         stage = stages[stages.index(self.table.stage) + 1]
         self._load_best()
-        enter_stage(self.model, stage, lambda: read_tensors(self._initial_path)[0], self.choose)
+        enter_stage(
+            self.model,
+            stage,
+            lambda: self.engine.read(self._initial_path, self.model.state_dict()),
+            self.choose,
+        )
         self._prepare_stage()
         self._score()  # what the stage begins with may be the best it sees
         self._save()
@@ -229,19 +236,18 @@ class Trainer:
         self.total = self.step + self.settings.epochs * len(self.train_rows)
 
     def _load_best(self) -> None:
-        weights, _ = read_tensors(self._best_path)
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(self.engine.read(self._best_path, self.model.state_dict()))
 
     @property
     def _best_path(self) -> Path:
-        return self.checkpoints / f"best-{self.table.stage}.safetensors"
+        return self.checkpoints / f"best-{self.table.stage}"
 
     @property
     def _initial_path(self) -> Path:
-        return self.checkpoints / "initial.safetensors"
+        return self.checkpoints / "initial"
 
     def _save(self) -> None:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = self._model_tensors()
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
         tensors["generator"] = torch.get_rng_state()
         state = {
@@ -259,26 +265,30 @@ class Trainer:
             "held_out": self.held_out and self.held_out.state_dict(),
             "optimizer": self.optimizers.scalars(),
         }
-        save_checkpoint(self.checkpoints, self.step, tensors, state)
+        self.engine.save(self.checkpoints, self.step, tensors, state)
+
+    def _model_tensors(self) -> dict[str, Tensor]:
+        return {f"model.{name}": value for name, value in self.model.state_dict().items()}
 
     def _resume(self) -> bool:
         """Go on from the newest checkpoint, where there is one, and return whether there was."""
-        path = latest_checkpoint(self.checkpoints)
-        if path is None:
+        newest = self.engine.newest(self.checkpoints)
+        if newest is None:
             return False
-        tensors, state = read_tensors(path)
-
-        def part(prefix: str) -> dict[str, Any]:
-            return {
-                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-            }
-
+        path, state = newest
         self.table.adopt(read_config(self.table.method, state["table"])[1])
         stages = self.table.stages
         for stage in stages[1 : stages.index(state["stage"]) + 1]:
             self.table.set_stage(stage)
         self.step = state["began"]
         self._prepare_stage()
+        tensors = self.engine.read(path, self._model_tensors())
+
+        def part(prefix: str) -> dict[str, Any]:
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
+
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."), state["optimizer"])
         torch.set_rng_state(tensors["generator"])

@@ -1,0 +1,56 @@
+"""Choose the engine of a training: this process alone, or the ranks that torchrun started."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slimtab.config import RunConfig
+from slimtab.errors import SlimtabError
+from slimtab.schema import Schema
+from slimtab.training.engine.base import Engine
+from slimtab.training.engine.group import under_torchrun
+
+
+@contextmanager
+def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
+    """Give the engine of a run; ranks have found each other, and are of one mind.
+
+    Raises:
+        SlimtabError: when a rank has other settings, data or versions.
+    """
+    if not under_torchrun():
+        yield Engine()
+        return
+    from torch import distributed
+
+    from slimtab.training.engine.ranks import RankedEngine
+
+    ours = not distributed.is_initialized()
+    if ours:
+        distributed.init_process_group("gloo")
+    # Torchrec traces modules; that torch has news about tracing is of no use to those who train.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    try:
+        engine = RankedEngine(config)
+        engine.check(Path(config.data), schema.to_dict())
+        yield engine
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise SlimtabError(
+            f"rank {distributed.get_rank()} lost another rank, so this training ends; the same command goes "
+            "on from the last checkpoint, and with `torchrun --max-restarts 3` it does so by itself"
+        ) from error
+    finally:
+        if ours:
+            distributed.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Tell whether an error says that another rank is gone: gloo has no class of its own for that."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
