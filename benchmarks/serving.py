@@ -71,8 +71,8 @@ def latency(options: argparse.Namespace) -> None:
         "## Latency\n",
         f"{datetime.date.today()}, one of {os.cpu_count()} cores, machine shared with other work.",
         "`python benchmarks/serving.py latency …` on test rows of the runs' own data: time of",
-        "`predict_encoded`, that is checks, program, sigmoid. Wall time has in it what others took of the core;",
-        "rows/s and ratios are of processor time.\n",
+        "`predict_encoded`, that is checks, program, sigmoid. Wall time includes what others took of the",
+        "core; rows/s and ratios are of processor time.\n",
         "| format | method | batch | wall p50 ms | p99 | processor p50 ms | p99 | rows/s "
         "| p50 / full's, median | min–max |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",

@@ -46,7 +46,7 @@ class Arrays:
             return self
         one = np.zeros((len(self.lengths), 1), np.int64)
         one[0] = 1
-        dense, ids = (np.pad(array, ((0, 1), (0, 0))) for array in (self.dense, self.ids))
+        dense, ids = np.pad(self.dense, ((0, 1), (0, 0))), np.pad(self.ids, ((0, 1), (0, 0)))
         return Arrays(dense, ids, np.zeros(1, np.int64), np.concatenate([self.lengths, one], axis=1))
 
     def parts(self, rows: int) -> Iterator[Arrays]:

@@ -101,11 +101,11 @@ def load_model(folder: Path, card: Mapping[str, Any], schema: Schema) -> CTRMode
         SlimtabError: when a file is missing or damaged.
     """
     model = map_model(folder, card, schema)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            # A file may put tensors anywhere, and rows of 16 bytes are read by instructions that need
-            # an address divisible by 16.
-            if buffer.data_ptr() % _ALIGNED:
+    # A file may put tensors anywhere, and rows of 16 bytes are read by instructions that need an address
+    # divisible by 16. Then all are copied: as long as one is mapped, the others' pages are held with it.
+    if any(buffer.data_ptr() % _ALIGNED for buffer in model.tables.buffers()):
+        for module in model.tables.modules():
+            for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.clone())
     return model
 
@@ -124,7 +124,7 @@ def map_model(folder: Path, card: Mapping[str, Any], schema: Schema) -> CTRModel
     _put(tables, folder / "tables.safetensors", read_tensors(folder / "tables.safetensors")[0])
     also = {_TABLES + name: value for name, value in tables.state_dict().items()}
     _put(model, folder / "dense.safetensors", dense | also)
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def _dense_state(model: CTRModel) -> dict[str, Any]:

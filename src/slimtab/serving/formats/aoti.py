@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _FILE, _TABLES, _OTHERS = "model.aoti.pt2", "tables.safetensors", "dense.safetensors"
 _OF_TABLES = "model.tables."  # how a program calls what the file of tables holds
+_LARGE = 1 << 20  # bytes
 _PLACES = {"aot_inductor.package_constants_in_so": False}
 
 
@@ -38,11 +39,12 @@ def write(program: Program, frozen: Path, out: Path) -> None:
 
     exported = program.trace()
     stored = {_OF_TABLES + name for name in program.model.tables.state_dict()}
-    # The compiler would read every constant into memory, twice over, and of tables it needs the shapes alone.
-    inputs = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
+    # The compiler would hold constants twice, and of all but the smallest it needs the shapes alone.
+    shapes = next(node.meta["val"].fake_mode for node in exported.graph.nodes if node.op == "placeholder")
     for name in stored:
-        table = exported.state_dict[name]
-        exported.state_dict[name] = inputs[0].fake_mode.from_tensor(table, static_shapes=True)
+        if exported.state_dict[name].nbytes > _LARGE:
+            table = exported.state_dict[name]
+            exported.state_dict[name] = shapes.from_tensor(table, static_shapes=True)
     try:
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(out / _FILE), inductor_configs=_PLACES
