@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import socket
-import time
 import traceback
 import warnings
 
@@ -68,4 +67,3 @@ def _rank(rank, count, port, pipe, work, args):
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
     pipe.send(json.dumps(answer))
-    open("/tmp/scale/cpu.txt", "a").write(f"{time.process_time()}\n")
