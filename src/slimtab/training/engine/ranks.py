@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +54,10 @@ class RankedEngine(Engine):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        from torchrec.distributed.comm_ops import set_gradient_division
-
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == LEADER
         self.share = Share(self.rank, self.count)
         self._config = config
-        set_gradient_division(False)  # gradients are of the whole batch's mean already
 
     def check(self, data: Path, schema: Mapping[str, Any]) -> None:
         """See that all ranks have the same settings, dataset and versions.
@@ -73,7 +70,7 @@ class RankedEngine(Engine):
             {
                 "slimtab": slimtab.__version__,
                 "torch": version("torch"),
-                "torchrec": version("torchrec"),
+                "torchrec": _installed("torchrec"),
                 "settings": _digest(self._config.to_dict() | {"data": "", "run": ""}),
                 "dataset": _digest([schema, manifest.read_text() if manifest.exists() else ""]),
             }
@@ -110,8 +107,10 @@ class RankedEngine(Engine):
         if not stores:
             return
         from torchrec.distributed import DistributedModelParallel
+        from torchrec.distributed.comm_ops import set_gradient_division
         from torchrec.distributed.types import ShardingEnv
 
+        set_gradient_division(False)  # gradients are of the whole batch's mean already
         optimizer = next(iter(stores.values())).optimizer
         on_host = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         cluster = Cluster(
@@ -259,6 +258,14 @@ class RankedEngine(Engine):
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _installed(package: str) -> str:
+    """Return the version of a package that small stores of rows do without."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _memory() -> int:
