@@ -78,8 +78,8 @@ def main() -> None:
     lines += [
         "",
         "`full` holds Adam's two moments beside each value. `retraining` is the last stage of `optembed`,",
-        "where a quarter of the rows was kept. A process that comes from the supernet, or that resumes, has",
-        "held the supernet before, which is as large as `full`.",
+        "where a quarter of the rows was kept. A process that comes from the supernet has held that before,",
+        "which is as large as `full`; one that resumes in the last stage never does.",
     ]
     text = "\n".join(lines) + "\n"
     options.out.write_text(text, encoding="utf-8")
