@@ -218,7 +218,8 @@ def _sized(engine: Engine, checkpoints: Path) -> tuple[str, dict[str, Any]] | No
     if newest is None:
         return None
     state = newest[1]
-    return state["method"], state["table"]
+    # In the first stage nothing was cut yet, and a run that took over another's may have its own budget.
+    return (state["method"], state["table"]) if state["began"] else None
 
 
 def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:

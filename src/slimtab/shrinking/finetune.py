@@ -74,6 +74,8 @@ def finetune(
     """
     codebooks = _Codebooks(model)
     dense = _dense_parameters(model)
+    for parameter in dense:
+        parameter.requires_grad_()  # a frozen model is opened without gradients
     optimizer = torch.optim.Adam([*dense, *codebooks.parameters], lr=_LR)
     generator = torch.Generator().manual_seed(seed)
     before = after = evaluate(model, valid())

@@ -221,7 +221,7 @@ class FrozenProductCodes(FrozenTable):
         if self.any_cold:
             codes = torch.where(hot[:, None], codes, widen_codes(words, self.bits[1]))
         # Flat, for no ids have strides that cannot be seen as bytes.
-        return codes.flatten().view(torch.uint8).view(len(ids), 8 * len(starts))[:, : self.parts]
+        return codes.flatten().view(torch.uint8).view(-1, 8 * len(starts))[:, : self.parts]
 
 
 class ProductCodes(EmbeddingTable, abc.ABC):
