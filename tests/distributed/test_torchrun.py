@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -33,7 +34,11 @@ def test_torchrun_goes_on_from_the_last_checkpoint_when_a_rank_dies(prepared, tm
     """Rows that stand on every rank and the default optimizer: nothing of fbgemm is needed."""
     script = tmp_path / "dying.py"
     script.write_text(DYING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["--master-port", port]
     train = ["train", str(prepared.data), "--method", "unified", "--budget", "20%", f"run={tmp_path / 'run'}"]
     train += ["training.batch_size=200", "training.epochs=1", "training.checkpoint_steps=4", "--json"]
     there = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(slimtab.__path__[0])}

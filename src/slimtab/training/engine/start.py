@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
 
     ours = not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("gloo")
+        _meet()
     # Torchrec traces modules; that torch has news about tracing is of no use to those who train.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     try:
@@ -47,6 +48,20 @@ def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
     finally:
         if ours:
             distributed.destroy_process_group()
+
+
+def _meet() -> None:
+    """Enter the process group, beside what earlier attempts of the same torchrun left in its store.
+
+    Without ``--standalone`` torchrun keeps one store for all attempts, and ranks would call at the addresses
+    of dead ones.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore, init_process_group
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, count = next(iter(rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    init_process_group("gloo", store=PrefixStore(f"slimtab/{attempt}", store), rank=rank, world_size=count)
 
 
 def _is_lost(error: RuntimeError) -> bool:
