@@ -202,7 +202,8 @@ class FrozenProductCodes(FrozenTable):
 
     def _codes(self, ids: Tensor, slot: Tensor, full: Tensor | None) -> Tensor:
         """Return codes [N, parts] uint8; zeros for ids of full features."""
-        if not self.codes:
+        # No ids have strides that cannot be seen as bytes; exporters always have some.
+        if not self.codes or (not torch.compiler.is_compiling() and len(ids) == 0):
             return ids.new_zeros(len(ids), self.parts, dtype=torch.uint8)
         first = self.hot_first.index_select(0, slot).add_(ids * (self.parts * self.bits[0]))
         bits: int | Tensor = self.bits[0]
@@ -220,8 +221,7 @@ class FrozenProductCodes(FrozenTable):
         codes = widen_codes(words, self.bits[0])
         if self.any_cold:
             codes = torch.where(hot[:, None], codes, widen_codes(words, self.bits[1]))
-        # Flat, for no ids have strides that cannot be seen as bytes.
-        return codes.flatten().view(torch.uint8).view(-1, 8 * len(starts))[:, : self.parts]
+        return codes.view(torch.uint8)[:, : self.parts]
 
 
 class ProductCodes(EmbeddingTable, abc.ABC):
