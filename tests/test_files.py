@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from slimtab.errors import SlimtabError
-from slimtab.files import locked, write_errors_explained, written
+from slimtab.files import locked, write_errors_explained, written, written_folder
 
 
 def test_the_file_stands_there_after_the_block_alone(tmp_path):
@@ -70,3 +70,32 @@ def test_a_lock_dies_with_its_process(tmp_path):
     holder.communicate()
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_is_replaced_when_it_is_whole(tmp_path):
+    """And what a killed attempt left beside it is not part of the next one."""
+    path, left = tmp_path / "out", tmp_path / "out.tmp"
+    for place in (path, left):
+        place.mkdir()
+        (place / "old").write_text("old")
+    with written_folder(path) as beside:
+        (beside / "new").write_text("new")
+        assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def fail():
+        with written_folder(path) as beside:
+            (beside / "new").write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]

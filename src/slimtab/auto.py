@@ -29,7 +29,7 @@ from slimtab.config import Rule, RunConfig, TableSettings
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
-from slimtab.files import written
+from slimtab.files import written, written_folder
 from slimtab.models.base import CTRModel
 from slimtab.planning.noise import surely_less
 from slimtab.planning.options import Option, ladder_for
@@ -181,7 +181,5 @@ def _measure(
 
 def _take(source: Path, target: Path) -> None:
     """Copy checkpoints, all or none."""
-    beside = target.with_name(target.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(source, beside)
-    beside.rename(target)
+    with written_folder(target) as beside:
+        shutil.copytree(source, beside, dirs_exist_ok=True)

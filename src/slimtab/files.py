@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside, flushed to disk, renamed into place."""
+"""Files and folders that are either whole or absent: written beside and renamed into place."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ def written(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # the first error is the one to show
             beside.unlink()
         raise
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; when the block ends well, it takes the place of what was at ``path``.
+
+    When it does not, what was begun is removed, and what stood at ``path`` before stays.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager

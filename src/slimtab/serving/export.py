@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import slimtab
 from slimtab.errors import SlimtabError, nearest
-from slimtab.files import write_errors_explained
+from slimtab.files import write_errors_explained, written_folder
 from slimtab.serving.card import load_encoder, read_card
 from slimtab.serving.formats import FORMATS
 from slimtab.serving.freeze import map_model
@@ -41,19 +40,11 @@ def export(frozen: Path, name: str, out: Path) -> dict[str, Any]:
         raise SlimtabError(f"{out} exists and is no export; choose another folder with -o")
     encoder = load_encoder(frozen, card)
     program = Program(map_model(frozen, card, encoder.schema))
-    beside = out.with_name(out.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        with write_errors_explained(out.parent):
-            beside.mkdir(parents=True)
-            importlib.import_module(f"slimtab.serving.formats.{name}").write(program, frozen, beside)
-            encoder.save(beside / "encoder")
-            card |= _described(program, name, beside)
-            (beside / "model.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(out, ignore_errors=True)
-            beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with write_errors_explained(out.parent), written_folder(out) as beside:
+        importlib.import_module(f"slimtab.serving.formats.{name}").write(program, frozen, beside)
+        encoder.save(beside / "encoder")
+        card |= _described(program, name, beside)
+        (beside / "model.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return card
 
 

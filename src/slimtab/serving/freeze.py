@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import slimtab
 from slimtab.collection import TableCollection
 from slimtab.data.encode import Encoder
 from slimtab.errors import SlimtabError
+from slimtab.files import written_folder
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Feature, Schema
 from slimtab.serving.card import load_encoder, read_card
@@ -63,12 +63,6 @@ def write_frozen(
         out: folder to make; an earlier one is replaced only when the new one is whole.
         card: what to say of the model.
     """
-    beside = out.with_name(out.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
-    write_tensors(beside / "dense.safetensors", {**_dense_state(model), **_constants(frozen)}, {})
-    encoder.save(beside / "encoder")
     build = {
         "model": model.name,
         "model_options": dataclasses.asdict(model.config),
@@ -78,9 +72,12 @@ def write_frozen(
         "schema_fingerprint": encoder.schema.fingerprint(),
         "slimtab": slimtab.__version__,
     }
-    (beside / "model.json").write_text(json.dumps({**card, **build}, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    beside.rename(out)
+    with written_folder(out) as beside:
+        write_tensors(beside / "tables.safetensors", frozen.state_dict(), {})
+        write_tensors(beside / "dense.safetensors", {**_dense_state(model), **_constants(frozen)}, {})
+        encoder.save(beside / "encoder")
+        text = json.dumps({**card, **build}, indent=1) + "\n"
+        (beside / "model.json").write_text(text, encoding="utf-8")
 
 
 def load_frozen(folder: Path) -> tuple[CTRModel, Encoder]:

@@ -7,7 +7,6 @@ has all other weights of the checkpoint, untouched, ``model.json`` how to read t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 import slimtab
 from slimtab.errors import SlimtabError
-from slimtab.files import write_errors_explained
+from slimtab.files import write_errors_explained, written_folder
 from slimtab.schema import Feature
 from slimtab.shrinking.shrunk import Group, Shrunk
 from slimtab.tables.fitted import empty_table
@@ -39,33 +38,28 @@ def save_shrunk(
     Raises:
         SlimtabError: when the folder cannot be written.
     """
-    with write_errors_explained(folder.parent):
-        beside = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+    groups = [
+        {
+            "method": group.method,
+            "config": group.config,
+            "dim": group.dim,
+            "tables": {feature.name: feature.num_ids for feature in group.features},
+        }
+        for group in shrunk.groups
+    ]
+    plain = {
+        **(card or {}),
+        "shrunk_by": shrunk.method,
+        "full_bytes": shrunk.full_bytes,
+        "serve_bytes": shrunk.serve_bytes,
+        "groups": groups,
+        "figures": shrunk.figures,
+        "slimtab": slimtab.__version__,
+    }
+    with write_errors_explained(folder.parent), written_folder(folder) as beside:
         write_tensors(beside / TABLES, shrunk.state_dict(), {})
         write_tensors(beside / DENSE, dense, {})
-        groups = [
-            {
-                "method": group.method,
-                "config": group.config,
-                "dim": group.dim,
-                "tables": {feature.name: feature.num_ids for feature in group.features},
-            }
-            for group in shrunk.groups
-        ]
-        plain = {
-            **(card or {}),
-            "shrunk_by": shrunk.method,
-            "full_bytes": shrunk.full_bytes,
-            "serve_bytes": shrunk.serve_bytes,
-            "groups": groups,
-            "figures": shrunk.figures,
-            "slimtab": slimtab.__version__,
-        }
         (beside / CARD).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
 
 
 def load_shrunk(folder: str | Path) -> Shrunk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from slimtab.shrinking.residual import fit_residual
 from slimtab.shrinking.row_steps import fit_row_steps
 from slimtab.shrinking.shared import fit_dedup, fit_pruned, fit_trains
 from slimtab.shrinking.vectors import Vectors
-from slimtab.sizes import format_bytes
 from slimtab.tables.base import EmbeddingTable, FrozenTable, in_last_stage
 from slimtab.tables.dedup import Dedup
 from slimtab.tables.dpq import DPQ
@@ -58,16 +56,6 @@ class Method:
     smallest: Callable[[Vectors], int]
     fit: Callable[[Vectors, int, int, Told], Made]
     sized: bool = False
-
-    def check(self, name: str, least: int, full: int, nbytes: int) -> None:
-        """Raise a :class:`SlimtabError` that names the smallest size, ``least`` bytes, unless it fits."""
-        if least > nbytes:
-            share = math.ceil(1e4 * least / full) / 100  # rounded up: this share is enough
-            raise SlimtabError(
-                f"{name} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): its smallest size here is "
-                f"{format_bytes(least)} ({least} bytes, {share:.2f}% of full); "
-                "raise the budget or choose another method"
-            )
 
 
 def get_method(name: str) -> Method:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slimtab.errors import SlimtabError
 from slimtab.planning.allocate import allocate
+from slimtab.planning.noise import paired_gain, surely_less
 from slimtab.shrinking.answers import Answers
 from slimtab.shrinking.methods import METHODS, Made
 from slimtab.shrinking.residual import fit_codes, fit_residual
@@ -41,7 +42,6 @@ _COMMON = tuple(RQConfig((8,) * levels) for levels in range(1, 7))
 _OWN_BITS = (4, 6, 8)  # of a level of codewords of one's own
 _MOST_OWN = 48  # bits of an id
 _UNIFORM = ("int8", "int4", "int2", "rq", "pq", "binary")
-_SURE = 2.0  # standard errors that a mixture must be better by
 _PADDING = 8  # bytes at the end of each group's codes
 
 Told = Callable[[int], object]
@@ -139,10 +139,9 @@ def mix(
     if not costs:
         return Mixed(mixture, names, (float("nan"), float("nan")), "", True)
     best = min(costs, key=lambda name: float(costs[name][0].mean()))
-    better = costs[best][1] - own[1]
-    gain = float(better.mean()), float(better.std() / len(better) ** 0.5)
-    taken = gain[0] > _SURE * gain[1]
-    return Mixed(mixture if taken else tried[best], names, gain, best, taken)
+    ours, theirs = own[1].numpy(), costs[best][1].numpy()
+    taken = surely_less(ours, theirs)
+    return Mixed(mixture if taken else tried[best], names, paired_gain(ours, theirs), best, taken)
 
 
 def _ways(dim: int) -> list[Way]:

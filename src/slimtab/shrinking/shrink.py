@@ -19,6 +19,7 @@ from slimtab.shrinking.report import figures_of
 from slimtab.shrinking.shrunk import Group, Shrunk
 from slimtab.shrinking.vectors import Vectors
 from slimtab.sizes import Budget
+from slimtab.tables.base import check_fits
 from slimtab.tables.groups import divide
 
 
@@ -150,5 +151,5 @@ def _sizes(method: str, groups: list[Vectors], budget: str | int | None) -> list
             raise SlimtabError(f"{method} can be of many sizes; give a budget, such as 8%")
         return least
     nbytes = Budget.parse(budget).resolve(sum(full))
-    coder.check(method, sum(least), sum(full), nbytes)
+    check_fits(method, sum(least), sum(full), nbytes)
     return divide(nbytes, full, least, {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import importlib.util
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
+from slimtab.files import written_folder
 from slimtab.models.base import CTRModel
 from slimtab.serving.freeze import load_frozen, write_frozen
 from slimtab.shrinking.artefact import save_shrunk
@@ -90,21 +90,18 @@ class RunSubject(Subject):
     def save(self, shrunk: Shrunk, out: Path, figures: Mapping[str, Any]) -> None:
         """Write a run folder with ``frozen/`` and ``shrink.json``."""
         (group,) = shrunk.groups
-        beside = out.with_name(out.name + ".tmp")
-        shutil.rmtree(beside, ignore_errors=True)
         card = self.card | {"shrunk_by": shrunk.method, "serve_bytes": shrunk.serve_bytes}
-        write_frozen(
-            self.model,
-            self.model.tables,
-            group.method,
-            group.config,
-            self.encoder,
-            beside / "frozen",
-            card,
-        )
-        (beside / "shrink.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        beside.rename(out)
+        with written_folder(out) as beside:
+            write_frozen(
+                self.model,
+                self.model.tables,
+                group.method,
+                group.config,
+                self.encoder,
+                beside / "frozen",
+                card,
+            )
+            (beside / "shrink.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 class CheckpointSubject(Subject):

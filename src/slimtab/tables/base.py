@@ -24,6 +24,21 @@ from slimtab.tables.rows import RowsFactory
 _METHODS: dict[str, type[EmbeddingTable]] = {}
 
 
+def check_fits(name: str, smallest: int, full: int, nbytes: int) -> None:
+    """See that a method's smallest size is within ``nbytes``.
+
+    Raises:
+        SlimtabError: when it is not, naming it in bytes and as a share of ``full``.
+    """
+    if smallest > nbytes:
+        share = math.ceil(1e4 * smallest / full) / 100  # rounded up: this share is enough
+        raise SlimtabError(
+            f"{name} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
+            f"its smallest size here is {format_bytes(smallest)} "
+            f"({smallest} bytes, {share:.2f}% of full); raise the budget or choose another method"
+        )
+
+
 @dataclass(frozen=True)
 class Clock:
     """Where training stands, for schedules.
@@ -95,16 +110,8 @@ class TableConfig(abc.ABC):
                 smallest setting is larger, naming it.
         """
         cls.check_options(options)
-        name = cls._name()
-        smallest = cls.smallest_bytes(features, dim, **options)
-        if smallest > nbytes:
-            full = 4 * dim * sum(feature.num_ids for feature in features)
-            share = math.ceil(1e4 * smallest / full) / 100  # rounded up: this share is enough
-            raise SlimtabError(
-                f"{name} cannot fit {format_bytes(nbytes)} ({nbytes} bytes): "
-                f"its smallest size here is {format_bytes(smallest)} "
-                f"({smallest} bytes, {share:.2f}% of full); raise the budget or choose another method"
-            )
+        full = 4 * dim * sum(feature.num_ids for feature in features)
+        check_fits(cls._name(), cls.smallest_bytes(features, dim, **options), full, nbytes)
         return cls._largest(features, dim, nbytes, **options)
 
 

@@ -136,15 +136,8 @@ class QuantisedRows(SteppedRows, abc.ABC):
         super().zero_grad(set_to_none)
         self._touched.clear()
 
-    def grad_norm(self) -> float | None:
-        """Return the L2 norm of the collected gradient; None when no gradient has arrived."""
-        grads = [values.grad for _, values in self._touched if values.grad is not None]
-        return float(torch.cat(grads).norm()) if grads else None
-
-    def touched_norm(self) -> float:
-        """Return the L2 norm of the rows looked up since the last step; 0 when there are none."""
-        values = [values.detach() for _, values in self._touched]
-        return float(torch.cat(values).norm()) if values else 0.0
+    def _leaves(self) -> list[Tensor]:
+        return [values for _, values in self._touched]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -208,12 +208,18 @@ class SteppedRows(Rows, abc.ABC):
         """Decay every row, update the touched ones, and forget them."""
 
     @abc.abstractmethod
+    def _leaves(self) -> list[Tensor]:
+        """Return the rows of each lookup since the last step, which collect gradients."""
+
     def grad_norm(self) -> float | None:
         """Return the L2 norm of the collected gradient; None when no gradient has arrived."""
+        grads = [values.grad for values in self._leaves() if values.grad is not None]
+        return float(torch.cat(grads).norm()) if grads else None
 
-    @abc.abstractmethod
     def touched_norm(self) -> float:
         """Return the L2 norm of the rows looked up since the last step; 0 when there are none."""
+        values = [values.detach() for values in self._leaves()]
+        return float(torch.cat(values).norm()) if values else 0.0
 
 
 @dataclass
@@ -308,15 +314,8 @@ class FusedRows(SteppedRows):
         super().zero_grad(set_to_none)
         self._touched.clear()
 
-    def grad_norm(self) -> float | None:
-        """Return the L2 norm of the collected gradient; None when no gradient has arrived."""
-        grads = [touched.values.grad for touched in self._touched if touched.values.grad is not None]
-        return float(torch.cat(grads).norm()) if grads else None
-
-    def touched_norm(self) -> float:
-        """Return the L2 norm of the rows looked up since the last step; 0 when there are none."""
-        values = [touched.values.detach() for touched in self._touched]
-        return float(torch.cat(values).norm()) if values else 0.0
+    def _leaves(self) -> list[Tensor]:
+        return [touched.values for touched in self._touched]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -185,15 +185,8 @@ class ShardedRows(SteppedRows):
         super().zero_grad(set_to_none)
         self._lookups.clear()
 
-    def grad_norm(self) -> float | None:
-        """Return the L2 norm of the gradient this rank collected; None when none has arrived."""
-        grads = [lookup.values.grad for lookup in self._lookups if lookup.values.grad is not None]
-        return float(torch.cat(grads).norm()) if grads else None
-
-    def touched_norm(self) -> float:
-        """Return the L2 norm of the rows this rank looked up since the last step; 0 when there are none."""
-        values = [lookup.values.detach() for lookup in self._lookups]
-        return float(torch.cat(values).norm()) if values else 0.0
+    def _leaves(self) -> list[Tensor]:
+        return [lookup.values for lookup in self._lookups]
 
     @torch.no_grad()
     def whole(self, lead: bool, folder: Path) -> None:
