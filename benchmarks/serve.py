@@ -122,7 +122,7 @@ def main() -> None:
             print(lines[-1], *found["failures"][:3], sep="\n", file=sys.stderr)
     head = [
         "## HTTP\n",
-        f"{datetime.date.today()}, {os.cpu_count()} cores, shared by server, load and other work.",
+        f"{datetime.date.today()}, {os.cpu_count()} cores, shared by the server and those who ask.",
         f"`python benchmarks/serve.py …`: {options.connections} connections for {options.seconds:.0f} s,",
         "after five seconds that are not counted. Growth is that of the server's memory, MiB.\n",
         "| format | method | rows a request | requests | errors | requests/s | p50 ms | p99 ms | server MiB "

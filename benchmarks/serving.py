@@ -69,7 +69,7 @@ def latency(options: argparse.Namespace) -> None:
                 )
     head = [
         "## Latency\n",
-        f"{datetime.date.today()}, one of {os.cpu_count()} cores, machine shared with other work.",
+        f"{datetime.date.today()}, one of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end.",
         "`python benchmarks/serving.py latency …` on test rows of the runs' own data: time of",
         "`predict_encoded`, that is checks, program, sigmoid. Wall time includes what others took of the",
         "core; rows/s and ratios are of processor time.\n",

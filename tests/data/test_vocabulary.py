@@ -17,7 +17,7 @@ from slimtab.data.chunks import Chunk
 from slimtab.data.counting import build_vocabulary, plan_ids
 from slimtab.data.options import PrepOptions
 from slimtab.data.split import Split
-from slimtab.data.vocabulary import Vocabulary
+from slimtab.data.vocabulary import Vocabulary, look_up
 
 words = st.lists(
     st.sampled_from([f"t{i}" for i in range(30)] + ["", "é", "\x00", "long " * 9]), min_size=1, max_size=60
@@ -72,17 +72,26 @@ def test_external_counting_equals_a_counter(
         dictionary = pa.array(tokens, pa.string()).dictionary_encode().dictionary
         wanted = [id_of.get(token, 0) for token in dictionary.to_pylist()]
         assert ids.of_chunk(number, chunks[number]).tolist() == wanted
-        assert loaded.ids(dictionary).tolist() == wanted
+        assert look_up([loaded], [dictionary])[0].tolist() == wanted
 
 
-@given(st.sets(st.text(max_size=20), max_size=40), st.lists(st.text(max_size=20), max_size=40))
-def test_lookup_equals_a_dict(known: set[str], asked: list[str]) -> None:
-    tokens = sorted(known)
-    vocabulary = Vocabulary(pa.array(tokens, pa.string()))
-    queries = asked + tokens
-    ids = vocabulary.ids(pa.array(queries, pa.string()))
-    assert ids.dtype == np.int32
-    assert ids.tolist() == [tokens.index(query) + 1 if query in known else 0 for query in queries]
+WORDS = st.text(max_size=20)
+
+
+@given(st.lists(st.tuples(st.sets(WORDS, max_size=20), st.lists(WORDS, max_size=20)), max_size=4))
+def test_lookup_equals_a_dict_for_each_feature(features: list[tuple[set[str], list[str]]]) -> None:
+    known = [sorted(tokens) for tokens, _ in features]
+    # Every feature is asked for what the first knows too.
+    asked = [strange + own + known[0] for (_, strange), own in zip(features, known, strict=True)]
+    found = look_up(
+        [Vocabulary(pa.array(own, pa.string())) for own in known],
+        [pa.array(queries, pa.string()) for queries in asked],
+    )
+    assert [ids.dtype for ids in found] == [np.int32] * len(features)
+    assert [ids.tolist() for ids in found] == [
+        [own.index(query) + 1 if query in own else 0 for query in queries]
+        for own, queries in zip(known, asked, strict=True)
+    ]
 
 
 def test_an_unknown_token_with_a_known_hash_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,14 +99,14 @@ def test_an_unknown_token_with_a_known_hash_stays_unknown(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         vocabulary_module, "hash_tokens", lambda tokens, salt: np.repeat(vocabulary._hashes, len(tokens))
     )
-    assert vocabulary.ids(pa.array(["b", "a"])).tolist() == [0, 1]
+    assert look_up([vocabulary], [pa.array(["b", "a"])])[0].tolist() == [0, 1]
 
 
 def test_two_known_tokens_with_one_hash_are_parted_by_another_salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    def colliding(tokens: pa.StringArray, salt: int) -> np.ndarray:
-        return np.array(
-            [len(token) % 2 if salt == 0 else len(token) for token in tokens.to_pylist()], dtype=np.int64
-        )
+    def colliding(tokens: pa.StringArray, salt: int | np.ndarray) -> np.ndarray:
+        lengths = np.array([len(token) for token in tokens.to_pylist()], dtype=np.int64)
+        return np.where(np.asarray(salt) == 0, lengths % 2, lengths)
 
     monkeypatch.setattr(vocabulary_module, "hash_tokens", colliding)
-    assert Vocabulary(pa.array(["a", "abc"])).ids(pa.array(["abc", "a", "ab"])).tolist() == [2, 1, 0]
+    vocabulary = Vocabulary(pa.array(["a", "abc"]))
+    assert look_up([vocabulary], [pa.array(["abc", "a", "ab"])])[0].tolist() == [2, 1, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from slimtab.data.rawcolumns import labels_of, raw_column, tokens_of
 from slimtab.data.tokens import hash_tokens, salt_of
 from slimtab.data.transforms import transform
-from slimtab.data.vocabulary import Vocabulary
+from slimtab.data.vocabulary import Vocabulary, look_up
 from slimtab.schema import Feature, Schema
 
 
@@ -104,12 +105,18 @@ class Encoder:
         columns += [
             pa.array(transform(numeric, raw_column(table, numeric.name))) for numeric in schema.numerics
         ]
-        for feature in schema.features:
-            tokens = tokens_of(table, schema, feature)
-            columns.append(place_ids(tokens, self._ids(feature, dictionary_of(tokens))))
+        tokens = [tokens_of(table, schema, feature) for feature in schema.features]
+        ids = self._ids(
+            {f.name: dictionary_of(column) for f, column in zip(schema.features, tokens, strict=True)}
+        )
+        columns += [place_ids(column, ids[f.name]) for f, column in zip(schema.features, tokens, strict=True)]
         return pa.table(columns, schema=shard_schema(schema, labelled))
 
-    def _ids(self, feature: Feature, tokens: pa.StringArray) -> np.ndarray:
-        if feature.encoding == "hash":
-            return hashed(feature, self.schema.hash_seed, tokens)
-        return self._vocabularies[feature.name].ids(tokens)
+    def _ids(self, tokens: Mapping[str, pa.StringArray]) -> dict[str, np.ndarray]:
+        """Return the ids [M_f] of the tokens [M_f] of every feature."""
+        known = self._vocabularies
+        ids = dict(zip(known, look_up(list(known.values()), [tokens[name] for name in known]), strict=True))
+        for feature in self.schema.features:
+            if feature.encoding == "hash":
+                ids[feature.name] = hashed(feature, self.schema.hash_seed, tokens[feature.name])
+        return ids

@@ -21,9 +21,11 @@ def raw_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     Raises:
         SlimtabError: when it is not there.
     """
-    if name not in table.column_names:
-        raise SlimtabError(f"the rows have no column '{name}'{nearest(name, table.column_names)}")
-    return table[name]
+    try:
+        return table[name]
+    except KeyError:
+        names = table.column_names
+        raise SlimtabError(f"the rows have no column '{name}'{nearest(name, names)}") from None
 
 
 def tokens_of(table: pa.Table, schema: Schema, feature: Feature) -> pa.DictionaryArray | pa.ListArray:

@@ -50,15 +50,20 @@ def salt_of(column: str, seed: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def hash_tokens(tokens: pa.StringArray, salt: int) -> np.ndarray:
+def hash_tokens(tokens: pa.StringArray, salt: int | np.ndarray) -> np.ndarray:
     """Hash tokens [N] to int64 [N], 1 ≤ hash < 2⁶³ (0 is kept for out of vocabulary).
+
+    Args:
+        tokens: any text.
+        salt: of all of them, or of each [N].
 
     The hash depends on the UTF-8 bytes and the salt alone, on every platform and version. It runs over
     the tokens' 8-byte words, all tokens at a time, so its cost is that of the longest token.
     """
     count = len(tokens)
     _, offsets_buffer, data_buffer = tokens.buffers()
-    state = np.full(count, salt, dtype=np.uint64)
+    state = np.empty(count, dtype=np.uint64)
+    state[:] = salt
     if count == 0:
         return state.view(np.int64)
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[tokens.offset : tokens.offset + count + 1].astype(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +25,26 @@ class Vocabulary:
 
     Args:
         tokens: the tokens [N] of ids 1 … N, in the order of their ids.
+
+    Attributes:
+        tokens: see above, in one piece.
+        salt: of the hashes; no two tokens share one.
     """
 
     def __init__(self, tokens: pa.ChunkedArray | pa.Array) -> None:
         chunks = tokens.chunks if isinstance(tokens, pa.ChunkedArray) else [tokens]
         # Offsets of 64 bits: the tokens together may exceed 2 GiB.
         self.tokens = pa.chunked_array(chunks, pa.string()).cast(pa.large_string()).combine_chunks()
-        self._salt = 0
+        self.salt = 0
         while True:
             hashes = np.concatenate(
-                [hash_tokens(chunk, self._salt) for chunk in chunks] or [np.empty(0, np.int64)]
+                [hash_tokens(chunk, self.salt) for chunk in chunks] or [np.empty(0, np.int64)]
             )
             order = np.argsort(hashes, kind="stable")
             self._hashes = hashes[order]
             if not (self._hashes[1:] == self._hashes[:-1]).any():
                 break
-            self._salt += (
+            self.salt += (
                 1  # Two tokens share a hash, once in a million vocabularies: another salt parts them.
             )
         self._ids = order.astype(np.int32) + np.int32(1)
@@ -63,18 +68,38 @@ class Vocabulary:
         """Number of tokens, without the out-of-vocabulary row."""
         return len(self.tokens)
 
-    def ids(self, tokens: pa.StringArray) -> np.ndarray:
-        """Return the ids [M] int32 of tokens [M], 0 for those out of vocabulary."""
-        if len(self) == 0 or len(tokens) == 0:
-            return np.zeros(len(tokens), dtype=np.int32)
-        hashes = hash_tokens(tokens, self._salt)
+    def candidates(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the ids [M] int32 of the tokens that have these hashes [M], 0 where none has."""
+        if len(self) == 0:
+            return np.zeros(len(hashes), dtype=np.int32)
         places = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
-        ids = np.where(self._hashes[places] == hashes, self._ids[places], np.int32(0))
-        known = np.flatnonzero(ids)
-        stored = self.tokens.take(pa.array(ids[known] - 1))
-        same = pc.equal(stored, tokens.take(pa.array(known)).cast(pa.large_string()))
-        ids[known[~same.to_numpy(zero_copy_only=False)]] = 0
-        return ids
+        return np.where(self._hashes[places] == hashes, self._ids[places], np.int32(0))
+
+
+def look_up(vocabularies: Sequence[Vocabulary], tokens: Sequence[pa.StringArray]) -> list[np.ndarray]:
+    """Return the ids [M_f] int32 of every feature's tokens [M_f], 0 for those out of vocabulary.
+
+    All features together: for the few rows of a request, it is the number of calls that costs.
+    """
+    if not vocabularies:
+        return []
+    lengths = [len(part) for part in tokens]
+    together = pa.concat_arrays(tokens)
+    hashes = hash_tokens(together, np.repeat([vocabulary.salt for vocabulary in vocabularies], lengths))
+    bounds = np.cumsum(lengths)[:-1]
+    found = [
+        vocabulary.candidates(part)
+        for vocabulary, part in zip(vocabularies, np.split(hashes, bounds), strict=True)
+    ]
+    ids = np.concatenate(found)
+    # A hash is no proof: only the token that is stored under the id is.
+    stored = pa.concat_arrays(
+        vocabulary.tokens.take(pa.array(part - 1, mask=part == 0))
+        for vocabulary, part in zip(vocabularies, found, strict=True)
+    )
+    same = pc.equal(stored, together.cast(stored.type)).fill_null(False)
+    ids[~same.to_numpy(zero_copy_only=False)] = 0
+    return np.split(ids, bounds)
 
 
 def load_counts(folder: Path, schema: Schema) -> dict[str, np.ndarray]:
