@@ -121,8 +121,8 @@ def main() -> None:
     lines = [
         "## What grows with what\n",
         f"{datetime.date.today()}, `python benchmarks/ranks.py`: full tables, width {DIM}, per rank.",
-        "Beside what was measured stands what [the page on sizing](../../docs/scale.md#sizing) says: memory of rows and",
-        "accumulators, and traffic at most (every id another, and the network's gradients).\n",
+        "Beside what was measured stands what [the page on sizing](../../docs/scale.md#sizing) says: memory",
+        "of rows and accumulators, and traffic at most (every id another, and the network's gradients).\n",
         "| ranks | ids | rows of a batch | memory, MiB | rows alone | MB a step | at most | processor ms |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
