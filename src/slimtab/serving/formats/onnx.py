@@ -102,8 +102,11 @@ def read(folder: Path, card: Mapping[str, Any], schema: Schema) -> Callable[[Arr
         import onnxruntime
     except ImportError as error:
         raise SlimtabError(_MISSING.format(error)) from error
+    options = onnxruntime.SessionOptions()
+    # Its threads would go on turning between requests, on cores that answer others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(folder / _FILE, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(folder / _FILE, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever a damaged file makes of the runtime
         raise SlimtabError(
             f"{folder / _FILE} cannot be loaded ({' '.join(str(error).split())[:200]}); export the run again"
