@@ -13,6 +13,7 @@ from slimtab.cli.render import leads, table
 from slimtab.config import load_config
 from slimtab.data.options import PrepOptions
 from slimtab.data.prepare import prepare
+from slimtab.errors import one_line_errors
 from slimtab.run import train_run
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,6 +26,7 @@ parser.add_argument("--model", default="deepfm", help="deepfm, dlrm or dcn")
 parser.add_argument("--run", default=None, help="run folder (default: runs/MODEL-METHOD-BUDGET)")
 parser.add_argument("settings", nargs="*", help="any other setting, such as optimizer.lr=0.0005")
 args = parser.parse_args()
+one_line_errors()
 
 # 1. Raw rows become columns on disk: numbers transformed, tokens numbered. Done once, reused after.
 dataset = args.data

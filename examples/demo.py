@@ -16,6 +16,7 @@ from slimtab.config import load_config
 from slimtab.data.options import PrepOptions
 from slimtab.data.prepare import prepare
 from slimtab.data.synthetic import write_criteo
+from slimtab.errors import one_line_errors
 from slimtab.reporting.compare import contenders, load_runs, markdown
 from slimtab.reporting.pictures import write_pictures
 from slimtab.run import train_run
@@ -30,6 +31,7 @@ parser.add_argument("--data", type=Path, default=None, help="raw file (default: 
 parser.add_argument("--columns", type=Path, default=None, help="its columns (YAML), unless it is Criteo's")
 parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all that is made")
 args = parser.parse_args()
+one_line_errors()
 started = time.monotonic()
 
 raw = args.data

@@ -12,6 +12,7 @@ from slimtab.cli.render import table
 from slimtab.config import load_config
 from slimtab.data.options import PrepOptions
 from slimtab.data.prepare import prepare
+from slimtab.errors import one_line_errors
 from slimtab.searching import SearchSettings, search_run
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -19,6 +20,7 @@ parser.add_argument("--data", type=Path, required=True, help="raw Criteo file, o
 parser.add_argument("--budget", default=None, help="serving bytes; without, the smallest that loses nothing")
 parser.add_argument("--run", default="runs/search", help="run folder")
 args = parser.parse_args()
+one_line_errors()
 
 dataset = args.data
 if not (dataset / "schema.json").exists():

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import slimtab.serving
-from slimtab.errors import SlimtabError
+from slimtab.errors import SlimtabError, one_line_errors
 from slimtab.serving.predictor import Predictor
 
 MAX_ROWS = 1024  # of a request, and of what is answered together
@@ -191,6 +191,7 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()
+    one_line_errors()
     # Longer than clients keep a connection they do not use: closed under a request, it would be an error.
     app = create_app(args.folder)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=75)

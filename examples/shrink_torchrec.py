@@ -83,8 +83,10 @@ def auc(model: nn.Module) -> float:
 
 # 2. Shrink what was saved: without the rows, then in a fresh model.
 import slimtab  # noqa: E402
+from slimtab.errors import one_line_errors  # noqa: E402
 from slimtab.shrinking.job import Job  # noqa: E402
 
+one_line_errors()
 figures = Job(checkpoint, args.out, args.method, args.budget).run()
 small = slimtab.restore(build(), args.out)
 share = figures["serve_bytes"] / figures["full_bytes"]

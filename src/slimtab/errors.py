@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from types import TracebackType
 
 
 class SlimtabError(Exception):
@@ -12,6 +14,18 @@ class SlimtabError(Exception):
 
 class FollowedError(SlimtabError):
     """An error of the leading rank, which reports it, on a rank that ends with it."""
+
+
+def one_line_errors() -> None:
+    """Have a script that meets a :class:`SlimtabError` end with its line alone, as the commands do."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, SlimtabError):
+            sys.__excepthook__(kind, error, trace)
+        elif not isinstance(error, FollowedError):
+            print(f"slimtab: {error}", file=sys.stderr)
+
+    sys.excepthook = tell
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
