@@ -3,7 +3,7 @@
 Gan et al., "Binary embedding-based retrieval at Tencent", KDD 2023: b₀ + ½ b₁ + ¼ b₂ + …, each bit the sign
 of what the bits before leave. Their networks between vectors and bits are one rotation here, as in iterative
 quantisation (Gong & Lazebnik, CVPR 2011). A rotation keeps distances, so that of two vectors can be taken
-between their codes.
+between their codes. Fine-tuning makes it any matrix, fitted to the model's logits.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Binary(Code, method="binary"):
 class FrozenBinary(FrozenTable):
     """Packed bits, a length for each row, and the rotation of all."""
 
+    codebooks = ("rotation",)
+
     codes: Tensor
     lengths: Tensor
     rotation: Tensor
@@ -78,10 +80,12 @@ class FrozenBinary(FrozenTable):
         return self._turned(ids + self.offset.index_select(0, slot)) @ self.rotation
 
     def distance(self, ids: Tensor, slot: Tensor, other_ids: Tensor, other_slot: Tensor) -> Tensor:
-        """Return squared distances [N] between vectors, taken between their codes: nothing is turned back."""
+        """Return squared distances [N] between vectors, taken between their codes: no vector is made."""
         one = self._turned(ids + self.offset.index_select(0, slot))
         other = self._turned(other_ids + self.offset.index_select(0, other_slot))
-        return (one - other).square().sum(dim=1)
+        apart = one - other
+        # The rotation keeps lengths until fine-tuning bends it.
+        return (apart * (apart @ (self.rotation @ self.rotation.t()))).sum(dim=1)
 
     def _turned(self, rows: Tensor) -> Tensor:
         """Return the sums of ±1 vectors, with their lengths [N, width]."""
