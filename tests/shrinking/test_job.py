@@ -16,6 +16,7 @@ from slimtab.cli import main
 from slimtab.config import load_config
 from slimtab.data.loader import Loader
 from slimtab.errors import SlimtabError
+from slimtab.reporting.compare import contenders, load_runs, markdown
 from slimtab.run import train_run
 from slimtab.serving.freeze import load_frozen
 from slimtab.serving.predict import evaluate_raw
@@ -110,6 +111,25 @@ def test_a_run_serves_after_it_as_before(full, prepared, tmp_path, method, budge
     assert json.loads((out / "shrink.json").read_text())["tables"] == figures["tables"]
     if method == "int8":
         assert abs(figures["after"]["test"]["auc"] - figures["before"]["test"]["auc"]) < 0.001
+
+
+def test_what_was_shrunk_is_compared_with_what_it_was(full, prepared, tmp_path):
+    """At two budgets of one method, seed by seed, with the speed of its own lookup."""
+    for budget in ("20%", "30%"):
+        Job(full, tmp_path / budget, "rq", budget, prepared.data).run()
+    rows = contenders(load_runs([full, tmp_path / "20%", tmp_path / "30%"]))
+    assert [row.name for row in rows] == ["full", "rq (shrunk)", "rq (shrunk)"]
+    trained, *shrunk = rows
+    for row in shrunk:
+        assert row.to_full.mean == pytest.approx(row.mean("test", "auc") - trained.mean("test", "auc"))
+        assert row.lookup_ratio > 0
+    assert trained.share > shrunk[0].share > shrunk[1].share
+    markdown(rows)
+
+
+def test_without_rows_there_is_nothing_to_compare(full, tmp_path):
+    Job(full, tmp_path / "out", "int8").run()
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_a_run_that_is_small_already_is_refused(full, tmp_path):

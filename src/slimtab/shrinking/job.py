@@ -86,7 +86,12 @@ class Job:
             raise SlimtabError("--mixed and --finetune ask the model on rows: give --data, and --model")
         before = self._quality(subject) if measured else None
         groups = gather(subject.tables, counts)
-        figures: dict[str, Any] = {"source": str(self.source), "by_frequency": counts is not None}
+        figures: dict[str, Any] = {
+            "source": str(self.source),
+            "budget": self.budget,
+            "finetune": self.finetune,
+            "by_frequency": counts is not None,
+        }
         if self.mixed:
             shrunk, figures["mixed"] = self._mix(subject, groups)
         else:

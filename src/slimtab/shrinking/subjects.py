@@ -20,6 +20,7 @@ from slimtab.errors import SlimtabError
 from slimtab.files import written_folder
 from slimtab.models.base import CTRModel
 from slimtab.serving.freeze import load_frozen, write_frozen
+from slimtab.serving.lookup import lookup_speed
 from slimtab.shrinking.artefact import save_shrunk
 from slimtab.shrinking.checkpoint import without_tables
 from slimtab.shrinking.modules import places_of, replace
@@ -63,6 +64,7 @@ class RunSubject(Subject):
             SlimtabError: when it is unfinished or damaged, or its tables are compressed already.
         """
         self.model, self.encoder = load_frozen(folder / "frozen")
+        self._trained = folder / "metrics.json"
         self.card = json.loads((folder / "frozen" / "model.json").read_text(encoding="utf-8"))
         if self.card["method"] != "full":
             raise SlimtabError(
@@ -88,7 +90,7 @@ class RunSubject(Subject):
         self.model.tables = TableCollection(group.table, tables.features, tables.dim, tables.check_ids)
 
     def save(self, shrunk: Shrunk, out: Path, figures: Mapping[str, Any]) -> None:
-        """Write a run folder with ``frozen/`` and ``shrink.json``."""
+        """Write a run folder with ``frozen/`` and ``shrink.json``; and ``metrics.json``, once measured."""
         (group,) = shrunk.groups
         card = self.card | {"shrunk_by": shrunk.method, "serve_bytes": shrunk.serve_bytes}
         with written_folder(out) as beside:
@@ -102,6 +104,24 @@ class RunSubject(Subject):
                 card,
             )
             (beside / "shrink.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            if "after" in figures and self._trained.exists():
+                metrics = self._metrics(figures, out) | {"lookup": lookup_speed(self.model.tables)}
+                (beside / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+    def _metrics(self, figures: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        """Return what a run's ``metrics.json`` holds, so that the two can be compared."""
+        trained = json.loads(self._trained.read_text(encoding="utf-8"))
+        kept = ("model", "dim", "seed", "full_bytes", "vocab_bytes", "rows_per_second", "data", "versions")
+        settings = trained["settings"]
+        table = settings["table"] | {"method": figures["method"], "budget": figures["budget"]}
+        shrink = {"finetune": figures["finetune"], "mixed": "mixed" in figures}
+        return {name: trained[name] for name in kept} | {
+            "run": str(out),
+            "method": f"{figures['method']} (shrunk)",
+            "serve_bytes": figures["serve_bytes"],
+            **figures["after"],
+            "settings": settings | {"table": table, "shrink": shrink},
+        }
 
 
 class CheckpointSubject(Subject):
