@@ -26,7 +26,7 @@ import workload
 from slimtab.collection import TableCollection
 from slimtab.serving.lookup import in_turns
 from slimtab.tables.base import FrozenTable, get_method
-from slimtab.tables.distinct import distinct
+from slimtab.tables.parts.distinct import distinct
 from worker import DIM
 
 HERE = Path(__file__).resolve().parent

@@ -27,8 +27,8 @@ def train(method: str) -> None:
     from slimtab.config import OptimizerSettings
     from slimtab.schema import Feature
     from slimtab.tables.base import Clock, EmbeddingTable
-    from slimtab.tables.bitmap import pack_bitmap
-    from slimtab.tables.cut import CutRows
+    from slimtab.tables.parts.bitmap import pack_bitmap
+    from slimtab.tables.parts.cut import CutRows
     from slimtab.training.optimizers import Optimizers, fused_rows
 
     if method != "none":

@@ -41,8 +41,8 @@ from slimtab.schema import Schema
 from slimtab.sizes import Budget
 from slimtab.tables.full import Full
 from slimtab.tables.grouped import Grouped, size_table
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rq import RQ
-from slimtab.tables.starts import starts
 from slimtab.training.metrics import predict
 
 _RIVALS = ("int8", "mde", "unified")  # one of each kind that the ladder is not

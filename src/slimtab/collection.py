@@ -20,11 +20,11 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable, FrozenTable
-from slimtab.tables.distinct import distinct
 from slimtab.tables.grouped import read_config, size_table
 from slimtab.tables.hashing import mix64
+from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import PlainRows, RowsFactory
-from slimtab.tables.starts import starts
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig

@@ -10,8 +10,8 @@ from slimtab.shrinking.methods import METHODS
 from slimtab.shrinking.row_steps import code_rows
 from slimtab.shrinking.shrink import shrink
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.fitted import empty_table
-from slimtab.tables.kmeans import nearest
+from slimtab.tables.fitted.base import empty_table
+from slimtab.tables.parts.kmeans import nearest
 
 SIZES = {"user": 3000, "item": 900, "tiny": 7}
 

@@ -10,9 +10,9 @@ from slimtab.config import OptimizerSettings
 from slimtab.schema import Feature
 from slimtab.tables.autosrh import AutoSrh, AutoSrhConfig
 from slimtab.tables.base import Clock
-from slimtab.tables.pruning import cut
+from slimtab.tables.parts.pruning import cut
+from slimtab.tables.parts.sparse import sparse_bytes
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
-from slimtab.tables.sparse import sparse_bytes
 from slimtab.testing.training import every_id
 from slimtab.training.optimizers import Optimizers
 

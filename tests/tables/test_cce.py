@@ -8,8 +8,8 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.cce import CCE, CCEConfig
-from slimtab.tables.clusters import cluster
-from slimtab.tables.kmeans import nearest
+from slimtab.tables.parts.clusters import cluster
+from slimtab.tables.parts.kmeans import nearest
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 
 FEATURES = [Feature("a", 900), Feature("b", 5), Feature("c", 400)]

@@ -8,8 +8,8 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.dedup import Dedup, DedupConfig
-from slimtab.tables.merging import merge_blocks
-from slimtab.tables.packing import packed_bytes
+from slimtab.tables.parts.merging import merge_blocks
+from slimtab.tables.parts.packing import packed_bytes
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 from slimtab.testing.training import every_id
 

@@ -8,9 +8,9 @@ import torch
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.deeplight import DeepLight, zero_up_to
-from slimtab.tables.pruning import PrunedConfig, cut
+from slimtab.tables.parts.pruning import PrunedConfig, cut
+from slimtab.tables.parts.sparse import sparse_bytes
 from slimtab.tables.rows import FusedRows, PlainRows, RowOptimizer
-from slimtab.tables.sparse import sparse_bytes
 from slimtab.testing.training import every_id
 
 FEATURES = (Feature("C1", 400), Feature("C2", 100), Feature("C3", 3))

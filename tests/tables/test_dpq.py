@@ -7,7 +7,7 @@ import torch
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.dpq import DPQ, DPQConfig
-from slimtab.tables.product_codes import nearest_pieces
+from slimtab.tables.parts.product_codes import nearest_pieces
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 
 FEATURES = [Feature("a", 500), Feature("b", 5), Feature("c", 700)]

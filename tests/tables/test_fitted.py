@@ -9,13 +9,13 @@ import torch
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.binary import Binary, FrozenBinary, signs
-from slimtab.tables.codes import pack_codes
-from slimtab.tables.fitted import empty_table
+from slimtab.tables.fitted.base import empty_table
+from slimtab.tables.fitted.binary import Binary, FrozenBinary, signs
+from slimtab.tables.fitted.own_codes import OwnCodes, own_codes
+from slimtab.tables.fitted.row_steps import FrozenRowSteps, RowSteps, pack_rows
 from slimtab.tables.grouped import group_tables
-from slimtab.tables.own_codes import OwnCodes, own_codes
-from slimtab.tables.row_steps import FrozenRowSteps, RowSteps, pack_rows
-from slimtab.tables.starts import starts
+from slimtab.tables.parts.codes import pack_codes
+from slimtab.tables.parts.starts import starts
 
 FEATURES = (Feature("a", 90), Feature("b", 37))
 IDS = torch.cat([torch.arange(90), torch.arange(37)])

@@ -12,7 +12,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method
 from slimtab.tables.fixed_point import FixedPointRows, Int8, Int8Config, Int16Config, RoundedRows
-from slimtab.tables.quantised_rows import round_stochastically
+from slimtab.tables.parts.quantised_rows import round_stochastically
 from slimtab.tables.rows import FusedRows, FusedRowsFactory, PlainRows, RowOptimizer
 
 

@@ -7,7 +7,7 @@ import torch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.mgqe import MGQE, MGQEConfig
-from slimtab.tables.packing import unpack
+from slimtab.tables.parts.packing import unpack
 from slimtab.tables.rows import PlainRows
 
 FEATURES = [Feature("a", 3000), Feature("b", 5), Feature("c", 777)]

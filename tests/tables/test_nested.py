@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from slimtab.schema import Feature
-from slimtab.tables.knapsack import choose_widths
 from slimtab.tables.nested import Nested, NestedConfig
+from slimtab.tables.parts.knapsack import choose_widths
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 from slimtab.testing.training import every_id
 

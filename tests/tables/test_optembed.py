@@ -10,9 +10,9 @@ from slimtab.config import OptimizerSettings
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method
-from slimtab.tables.cut import cut_bytes
+from slimtab.tables.parts.cut import cut_bytes
+from slimtab.tables.parts.shape import Shape, richest_shape
 from slimtab.tables.rows import PlainRows
-from slimtab.tables.shape import Shape, richest_shape
 from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 40), Feature("b", 7), Feature("c", 25)]

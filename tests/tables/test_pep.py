@@ -9,8 +9,8 @@ from slimtab.config import OptimizerSettings
 from slimtab.models.base import build_model
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
+from slimtab.tables.parts.pruning import PrunedConfig, cut
 from slimtab.tables.pep import PEP, soft_threshold
-from slimtab.tables.pruning import PrunedConfig, cut
 from slimtab.tables.rows import FusedRows, FusedRowsFactory, PlainRows, RowOptimizer
 from slimtab.testing.fakes import fake_schema
 from slimtab.testing.training import every_id, planted_batches, walk_stages

@@ -7,9 +7,9 @@ import torch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.hashing import make_salts
+from slimtab.tables.parts.windows import read_row_windows, read_windows
 from slimtab.tables.robe import Robe, RobeConfig
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
-from slimtab.tables.windows import read_row_windows, read_windows
 
 FEATURES = [Feature("a", 5000), Feature("b", 5000), Feature("c", 40)]
 MASK = 2**64 - 1

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from slimtab.dropin.finding import Source
 from slimtab.tables.base import EmbeddingTable, FrozenTable
-from slimtab.tables.distinct import distinct
+from slimtab.tables.parts.distinct import distinct
 
 
 class DropIn(nn.Module):

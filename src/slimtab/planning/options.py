@@ -13,7 +13,7 @@ from slimtab.config import Rule
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
-from slimtab.tables.packing import MAX_BITS
+from slimtab.tables.parts.packing import MAX_BITS
 from slimtab.tables.rq import RQConfig
 
 

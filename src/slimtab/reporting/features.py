@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from slimtab.sizes import format_bytes
 from slimtab.tables.base import EmbeddingTable, FrozenTable
-from slimtab.tables.collisions import collision_rate
+from slimtab.tables.parts.collisions import collision_rate
 
 Figures = dict[str, dict[str, float]]
 

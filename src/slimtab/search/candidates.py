@@ -19,9 +19,9 @@ from torch import Tensor
 from slimtab.batch import Batch
 from slimtab.models.base import CTRModel
 from slimtab.search.sampler import Genes
-from slimtab.tables.cut import cut_bytes
 from slimtab.tables.optembed import OptEmbed
-from slimtab.tables.shape import Shape, shape_of
+from slimtab.tables.parts.cut import cut_bytes
+from slimtab.tables.parts.shape import Shape, shape_of
 
 LEVEL = "rows"
 _ROWS = 4096  # that go through the network at a time

@@ -10,8 +10,8 @@ from optuna.study import Study
 from slimtab.hull import hull
 from slimtab.search.candidates import LEVEL, Candidates
 from slimtab.search.sampler import EvolutionSampler, Genes
-from slimtab.tables.cut import fixed_bytes
-from slimtab.tables.shape import Shape
+from slimtab.tables.parts.cut import fixed_bytes
+from slimtab.tables.parts.shape import Shape
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Feature, Schema
 from slimtab.serving.card import load_encoder, read_card
 from slimtab.tables.base import EmbeddingTable, FrozenTable
-from slimtab.tables.fitted import empty_table
+from slimtab.tables.fitted.base import empty_table
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 _TABLES = "tables."  # how a model calls its tables

@@ -15,8 +15,8 @@ from slimtab.batch import Batch, Ragged
 from slimtab.collection import TableCollection
 from slimtab.schema import Feature
 from slimtab.tables.hashing import mix64
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import PlainRows
-from slimtab.tables.starts import starts
 
 BATCH_ROWS = 4096
 _BATCHES = 4  # distinct ones to cycle through

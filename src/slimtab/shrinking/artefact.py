@@ -18,7 +18,7 @@ from slimtab.errors import SlimtabError
 from slimtab.files import write_errors_explained, written_folder
 from slimtab.schema import Feature
 from slimtab.shrinking.shrunk import Group, Shrunk
-from slimtab.tables.fitted import empty_table
+from slimtab.tables.fitted.base import empty_table
 from slimtab.training.checkpoint import read_tensors, write_tensors
 
 TABLES, DENSE, CARD = "tables.safetensors", "dense.safetensors", "model.json"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.binary import Binary, FrozenBinary, signs
-from slimtab.tables.codes import pack_codes
-from slimtab.tables.sizing import largest
+from slimtab.tables.fitted.binary import Binary, FrozenBinary, signs
+from slimtab.tables.parts.codes import pack_codes
+from slimtab.tables.parts.sizing import largest
 
 _SAMPLE = 1 << 16  # rows that the rotation is fitted to, at most
 _TRIED = 1 << 13  # rows that settings are tried on

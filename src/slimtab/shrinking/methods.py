@@ -18,8 +18,8 @@ from slimtab.shrinking.vectors import Vectors
 from slimtab.tables.base import EmbeddingTable, FrozenTable, in_last_stage
 from slimtab.tables.dedup import Dedup
 from slimtab.tables.dpq import DPQ
-from slimtab.tables.pruning import PrunedConfig
-from slimtab.tables.row_steps import RowSteps
+from slimtab.tables.fitted.row_steps import RowSteps
+from slimtab.tables.parts.pruning import PrunedConfig
 from slimtab.tables.rows import PlainRows
 from slimtab.tables.rq import RQ
 from slimtab.tables.tt import TT

@@ -31,11 +31,11 @@ from slimtab.shrinking.row_steps import fit_row_steps
 from slimtab.shrinking.vectors import Vectors
 from slimtab.sizes import format_bytes
 from slimtab.tables.base import FrozenTable
-from slimtab.tables.fitted import Code, empty_table
+from slimtab.tables.fitted.base import Code, empty_table
+from slimtab.tables.fitted.own_codes import OwnCodes, own_codes
+from slimtab.tables.fitted.row_steps import RowSteps
 from slimtab.tables.full import FullConfig
 from slimtab.tables.grouped import group_tables
-from slimtab.tables.own_codes import OwnCodes, own_codes
-from slimtab.tables.row_steps import RowSteps
 from slimtab.tables.rq import RQConfig
 
 _COMMON = tuple(RQConfig((8,) * levels) for levels in range(1, 7))

@@ -1,4 +1,4 @@
-"""pq: product codes, weighted k-means for each part (:mod:`slimtab.tables.product_codes`)."""
+"""pq: product codes, weighted k-means for each part (:mod:`slimtab.tables.parts.product_codes`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.codes import pack_codes
 from slimtab.tables.dpq import DPQConfig
-from slimtab.tables.kmeans import weighted_kmeans
-from slimtab.tables.product_codes import FrozenProductCodes, nearest_pieces
+from slimtab.tables.parts.codes import pack_codes
+from slimtab.tables.parts.kmeans import weighted_kmeans
+from slimtab.tables.parts.product_codes import FrozenProductCodes, nearest_pieces
 
 _SAMPLE = 1 << 17  # rows that pieces are fitted to, at most
 _CHUNK = 1 << 16  # rows coded at a time

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.kmeans import nearest, weighted_kmeans
+from slimtab.tables.parts.kmeans import nearest, weighted_kmeans
 from slimtab.tables.rq import FrozenRQ, RQConfig, encode
 
 _SAMPLE = 1 << 17  # rows that codewords are fitted to, at most

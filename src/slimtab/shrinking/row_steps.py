@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.row_steps import FrozenRowSteps, RowSteps, pack_rows
+from slimtab.tables.fitted.row_steps import FrozenRowSteps, RowSteps, pack_rows
 
 _WIDTHS = (1.0, 0.85, 0.7, 0.55)  # of the row's range, where fits start
 _TURNS = 4

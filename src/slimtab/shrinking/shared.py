@@ -10,9 +10,9 @@ from torch import Tensor
 from slimtab.shrinking.vectors import Vectors
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.dedup import Dedup, DedupConfig
-from slimtab.tables.pruning import PrunedConfig, cut
+from slimtab.tables.parts.pruning import PrunedConfig, cut
+from slimtab.tables.parts.sparse import FrozenSparse
 from slimtab.tables.rows import PlainRows
-from slimtab.tables.sparse import FrozenSparse
 from slimtab.tables.tt import TT, TTConfig, split_ids, split_width
 
 

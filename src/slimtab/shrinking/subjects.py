@@ -25,7 +25,7 @@ from slimtab.shrinking.artefact import save_shrunk
 from slimtab.shrinking.checkpoint import without_tables
 from slimtab.shrinking.modules import places_of, replace
 from slimtab.shrinking.shrunk import Shrunk
-from slimtab.tables.addressed import FrozenRows
+from slimtab.tables.parts.addressed import FrozenRows
 
 
 class Subject(abc.ABC):

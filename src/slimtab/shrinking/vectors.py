@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.starts import starts
+from slimtab.tables.parts.starts import starts
 
 # Of the counts: rows read often are trained well, k-means itself pulls codewords to where weight is dense,
 # and the network has learned to do without rare ones. 0.5 and 0.75 do alike on sports, 0 and 1 worse.

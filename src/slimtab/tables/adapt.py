@@ -20,11 +20,11 @@ from torch import Tensor
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
+from slimtab.tables.parts.addressed import AddressedTable, Addressing
+from slimtab.tables.parts.sizing import largest
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sizing import largest
-from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.integers import IntegersConfig, IntegersTable, NearestRows
-from slimtab.tables.quantised_rows import QuantisedRows, clip_
+from slimtab.tables.parts.integers import IntegersConfig, IntegersTable, NearestRows
+from slimtab.tables.parts.quantised_rows import QuantisedRows, clip_
 from slimtab.tables.rows import RowOptimizer
 
 _START_RANGE = 8.0  # standard deviations that the range holds at the start, either way

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
-from slimtab.tables.pruning import PrunedConfig, PrunedTable
+from slimtab.tables.parts.pruning import PrunedConfig, PrunedTable
 from slimtab.tables.rows import RowsFactory
 
 _GROUPS = 6

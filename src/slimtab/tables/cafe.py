@@ -2,8 +2,8 @@
 
 Zhang et al., "CAFE: towards compact, adaptive, and fast embedding for large-scale recommendation models",
 SIGMOD 2024. An id's importance is the norm of its gradient, summed over steps by a
-:class:`~slimtab.tables.hotsketch.HotSketch`. Nothing is kept per id, so ids may be hashes of any size and
-need no order.
+:class:`~slimtab.tables.parts.hotsketch.HotSketch`. Nothing is kept per id, so ids may be hashes of any size
+and need no order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hash import HashConfig, _HashAddressing
 from slimtab.tables.hashing import mix64
-from slimtab.tables.hotsketch import CELLS, HotSketch, find_in_index
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.hotsketch import CELLS, HotSketch, find_in_index
+from slimtab.tables.parts.reading import read_rows
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.starts import starts
 
 # All scores decay, and the threshold is found anew, whenever this much has been added per hot row and unit
 # of a fixed threshold.

@@ -18,14 +18,14 @@ from torch import Tensor
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.clusters import cluster
-from slimtab.tables.codes import pack_codes, packed_code_bytes, read_codes
 from slimtab.tables.hashing import hash_rows, make_salts, mix64
-from slimtab.tables.packing import code_bits
-from slimtab.tables.reading import join_rows, read_rows
+from slimtab.tables.parts.clusters import cluster
+from slimtab.tables.parts.codes import pack_codes, packed_code_bytes, read_codes
+from slimtab.tables.parts.packing import code_bits
+from slimtab.tables.parts.reading import join_rows, read_rows
+from slimtab.tables.parts.sizing import largest
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sizing import largest
-from slimtab.tables.starts import starts
 
 _CHUNK = 1 << 18  # ids whose vectors are gathered at a time
 _LEAST_ROWS = 2  # with one row all ids would be alike

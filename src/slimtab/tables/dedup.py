@@ -24,12 +24,12 @@ from torch import Tensor
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.merging import merge_blocks
-from slimtab.tables.packing import code_bits, pack, packed_bytes, unpack
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.merging import merge_blocks
+from slimtab.tables.parts.packing import code_bits, pack, packed_bytes, unpack
+from slimtab.tables.parts.reading import read_rows
+from slimtab.tables.parts.sizing import largest
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sizing import largest
-from slimtab.tables.starts import starts
 
 # Of a row's squared gradients, to weigh it by: less than 1, for a row seldom read is somebody's only one.
 _POWER = 0.75

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimtab.tables.pruning import PrunedTable
+from slimtab.tables.parts.pruning import PrunedTable
 from slimtab.tables.rows import FusedRows, Rows
 
 _CHUNK = 1 << 16  # rows pruned at a time

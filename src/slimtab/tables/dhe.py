@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.blocks import make_blocks
 from slimtab.tables.hashing import make_salts, mix64
+from slimtab.tables.parts.blocks import make_blocks
+from slimtab.tables.parts.sizing import largest
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sizing import largest
 
 _EPS, _MOMENTUM = 1e-5, 0.1  # of BatchNorm
 _SAMPLE = 256  # ids that the start values are measured on

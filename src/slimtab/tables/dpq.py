@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimtab.tables.product_codes import ProductCodes, ProductConfig
+from slimtab.tables.parts.product_codes import ProductCodes, ProductConfig
 
 
 @dataclass(frozen=True)

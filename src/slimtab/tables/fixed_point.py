@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.integers import IntegersConfig, IntegersTable, NearestRows
-from slimtab.tables.quantised_rows import CHUNK, QuantisedRows, clip_, round_stochastically
+from slimtab.tables.parts.integers import IntegersConfig, IntegersTable, NearestRows
+from slimtab.tables.parts.quantised_rows import CHUNK, QuantisedRows, clip_, round_stochastically
 from slimtab.tables.rows import RowOptimizer
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from slimtab.schema import Feature
-from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
+from slimtab.tables.parts.addressed import AddressedTable, Addressing
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)

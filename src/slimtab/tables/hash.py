@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
 from slimtab.tables.hashing import hash_rows, make_salts
+from slimtab.tables.parts.addressed import AddressedTable, Addressing
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.starts import starts
 
 # A feature stays exact up to 2000 · share ids (the rule of CAFE, SIGMOD 2024): 200 ids at 10 %, 40 at 2 %.
 _EXACT_PER_SHARE = 2000

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimtab.schema import Feature
-from slimtab.tables.addressed import project_features
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.narrow import NarrowRows, by_width, read_narrow
+from slimtab.tables.parts.addressed import project_features
+from slimtab.tables.parts.narrow import NarrowRows, by_width, read_narrow
 from slimtab.tables.rows import RowsFactory
 
 _STEPS = 1024  # of the exponent between 0 and 1

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.reading import read_rows
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.starts import starts
 
 
 @dataclass(frozen=True)

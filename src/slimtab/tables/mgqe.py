@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from slimtab.errors import SlimtabError
-from slimtab.tables.product_codes import ProductCodes, ProductConfig
+from slimtab.tables.parts.product_codes import ProductCodes, ProductConfig
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.knapsack import choose_widths
-from slimtab.tables.narrow import read_narrow
+from slimtab.tables.parts.knapsack import choose_widths
+from slimtab.tables.parts.narrow import read_narrow
 from slimtab.tables.rows import RowsFactory
 
 

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.cut import CutRows, cut_bytes, fixed_bytes
+from slimtab.tables.parts.cut import CutRows, cut_bytes, fixed_bytes
+from slimtab.tables.parts.shape import Shape, even_shape, richest_shape
+from slimtab.tables.parts.starts import starts
+from slimtab.tables.parts.step import step
 from slimtab.tables.rows import PlainRows, RowsFactory
-from slimtab.tables.shape import Shape, even_shape, richest_shape
-from slimtab.tables.starts import starts
-from slimtab.tables.step import step
 
 
 @dataclass(frozen=True)

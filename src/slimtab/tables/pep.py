@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimtab.schema import Feature
-from slimtab.tables.pruning import PrunedConfig, PrunedTable
+from slimtab.tables.parts.pruning import PrunedConfig, PrunedTable
 from slimtab.tables.rows import RowsFactory
 
 _GAIN = 20.0  # thresholds learn in the log domain, this many times as fast as the network's weights

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.rows import RowsFactory
 
 _MODES = ("mult", "add", "concat")

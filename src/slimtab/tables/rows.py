@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimtab.tables.distinct import distinct
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.reading import read_rows
 
 # Below this the scale is folded back into the rows: one pass over the table every few hundred to many
 # thousand steps, long before float32 runs out of range.

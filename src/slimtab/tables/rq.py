@@ -27,12 +27,12 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.kmeans import nearest, weighted_kmeans
-from slimtab.tables.packing import MAX_BITS, pack, packed_bytes, unpack
-from slimtab.tables.reading import sum_rows
+from slimtab.tables.parts.kmeans import nearest, weighted_kmeans
+from slimtab.tables.parts.packing import MAX_BITS, pack, packed_bytes, unpack
+from slimtab.tables.parts.reading import sum_rows
+from slimtab.tables.parts.starts import starts
+from slimtab.tables.parts.usage import CodeUse
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.starts import starts
-from slimtab.tables.usage import CodeUse
 
 _BITS = 8  # of a code at most: 256 codewords a level
 _SAMPLE = 1 << 17  # rows that k-means sees at most

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.blocks import Blocks, make_blocks
-from slimtab.tables.distinct import distinct
+from slimtab.tables.parts.blocks import Blocks, make_blocks
+from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.sizing import largest
 from slimtab.tables.rows import RowsFactory
-from slimtab.tables.sizing import largest
 
 _BLOCK = 32  # pairs that share a copy of a middle matrix
 Triple = tuple[int, int, int]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.addressed import AddressedTable, Addressing
 from slimtab.tables.base import TableConfig
 from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
+from slimtab.tables.parts.addressed import AddressedTable, Addressing
 from slimtab.tables.rows import RowsFactory
 
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from slimtab.errors import SlimtabError
 from slimtab.sizes import parse_bytes
-from slimtab.tables.distinct import Distinct, distinct
-from slimtab.tables.reading import read_rows
+from slimtab.tables.parts.distinct import Distinct, distinct
+from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.rows import SMALLEST_SCALE, RowOptimizer, Rows, SteppedRows
 from slimtab.training.engine.group import LEADER
 

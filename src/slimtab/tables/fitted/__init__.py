@@ -1,0 +1,1 @@
+"""Codes that are fitted to trained tables and never train: what `slimtab shrink` makes and serving reads."""
