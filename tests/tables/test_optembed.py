@@ -9,7 +9,7 @@ import torch
 from slimtab.config import OptimizerSettings
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.base import get_method
+from slimtab.tables.base import Clock, get_method
 from slimtab.tables.parts.cut import cut_bytes
 from slimtab.tables.parts.shape import Shape, richest_shape
 from slimtab.tables.rows import PlainRows
@@ -39,6 +39,22 @@ def test_rows_below_their_threshold_are_zero():
     assert (got[:40] == 0).all(1).any()
     assert (got[:40] != 0).any(1).any()
     assert (got[47:] == 0).all()
+
+
+def test_thresholds_are_in_units_of_the_mean_norm():
+    """How large rows grow is the optimizer's doing, and must not decide which are removed."""
+    small, large = make().eval(), make().eval()
+    ids, slot = every_id(small)
+    with torch.no_grad():
+        large.rows.weight.mul_(1000)
+        for table in (small, large):
+            table.thresholds.fill_(1.0)
+            table.on_step(Clock(0, 100, 1000))
+    kept = small(ids, slot).detach().ne(0).any(dim=1)
+    np.testing.assert_array_equal(large(ids, slot).detach().ne(0).any(dim=1), kept)
+    norms = small.rows.values().abs().sum(dim=1)
+    np.testing.assert_array_equal(kept, norms > norms.mean())
+    np.testing.assert_array_equal(small.energy().sum(dim=1) > 0, kept)
 
 
 def test_thresholds_drift_without_data():

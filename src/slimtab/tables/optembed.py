@@ -3,7 +3,8 @@
 Lyu, Tang, Zhu & Liu, "OptEmbed: learning optimal embedding table for click-through rate prediction",
 CIKM 2022. The supernet zeroes rows whose norm is below a learned threshold of their feature, and cuts every
 vector of every sample to a width drawn for it, so that each width works. Then widths and rows are chosen,
-the others are removed for good, and what is left is trained from its start values.
+the others are removed for good, and what is left is trained from its start values. Thresholds are in units
+of the mean norm here, for how large rows grow is the optimizer's doing: Adam's are many times AdaMax's.
 
 `slimtab search` chooses by evolution on validation rows. Trained by itself the table chooses on its own: the
 rows and columns with the most energy, as often as they are read, that the budget has room for.
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
+from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.cut import CutRows, cut_bytes, fixed_bytes
 from slimtab.tables.parts.shape import Shape, even_shape, richest_shape
 from slimtab.tables.parts.starts import starts
 from slimtab.tables.parts.step import step
 from slimtab.tables.rows import PlainRows, RowsFactory
+
+_MEASURED = 100  # steps from one measurement of the rows' norms to the next
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
     config: OptEmbedConfig
 
     offset: Tensor
+    norm: Tensor
     mask: Tensor | None
     counts: Tensor | None
     thresholds: nn.Parameter | None
@@ -99,6 +103,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         thresholds = nn.Parameter(torch.zeros(len(self.sizes))) if config.rows_are_cut else None
         self.register_parameter("thresholds", thresholds)
         self.register_buffer("offset", starts(self.sizes), persistent=False)
+        self.register_buffer("norm", torch.ones(()))
         self.register_buffer("mask", None)
         self.register_buffer("counts", None, persistent=False)
 
@@ -109,7 +114,8 @@ class OptEmbed(EmbeddingTable, method="optembed"):
         address = ids + self.offset.index_select(0, slot)
         rows: Tensor = self.rows(address)
         if self.thresholds is not None:
-            rows = rows * step(rows.abs().sum(dim=1) - self.thresholds.index_select(0, slot))[:, None]
+            norms = rows.abs().sum(dim=1) / self.norm
+            rows = rows * step(norms - self.thresholds.index_select(0, slot))[:, None]
         return rows if self.mask is None else rows * self.mask.index_select(0, address)[:, None]
 
     def project(self, pooled: Tensor) -> Tensor:
@@ -118,6 +124,16 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             return pooled
         widths = torch.randint(1, self.dim + 1, (*pooled.shape[:2], 1), device=pooled.device)
         return pooled * (torch.arange(self.dim, device=pooled.device) < widths)
+
+    @torch.no_grad()
+    def on_step(self, clock: Clock) -> None:
+        """Now and then, take the mean norm of all rows for the unit of thresholds."""
+        if self.thresholds is not None and clock.step % _MEASURED == 0:
+            self.norm.fill_(self._norms().mean().clamp(min=torch.finfo(torch.float32).tiny))
+
+    def _norms(self) -> Tensor:
+        """Return the L1 norms of all rows [n]."""
+        return self.rows.values().abs().sum(dim=1)  # type: ignore[operator, no-any-return]
 
     def penalty(self) -> Tensor | None:
         """Return α · Σ exp(−threshold)."""
@@ -146,7 +162,7 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             energy *= 1 - torch.arange(self.dim, device=values.device) / self.dim
         if self.thresholds is not None:
             limit = self.thresholds.repeat_interleave(torch.tensor(self.sizes, device=values.device))
-            energy *= (values.abs().sum(dim=1) > limit)[:, None]
+            energy *= (values.abs().sum(dim=1) / self.norm > limit)[:, None]
         return energy
 
     def choose(self, stage: str) -> None:
@@ -227,6 +243,6 @@ class OptEmbed(EmbeddingTable, method="optembed"):
             return {"rows_kept": self.named(shares), "width": self.named(self.config.widths)}
         if self.thresholds is None:
             return {}
-        norms = torch.split(self.rows.values().abs().sum(dim=1), self.sizes)  # type: ignore[operator]
+        norms = torch.split(self._norms() / self.norm, self.sizes)
         above = [float((n > t).float().mean()) for n, t in zip(norms, self.thresholds, strict=True)]
         return {"rows_kept": self.named(above)}
