@@ -18,9 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import workload
+from serving import write
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE / "results" / "distributed.md"
 DIM, STEPS = 16, 20
 RANKS, IDS, BATCHES = (1, 2, 4), (1_000_000, 2_000_000, 4_000_000), (2048, 4096, 8192)
 MIDDLE = (2, 2_000_000, 4096)
@@ -129,8 +128,7 @@ def main() -> None:
     for setting in settings:
         lines.append(row(*setting))
         print(lines[-1], file=sys.stderr, flush=True)
-    text = PAGE.read_text(encoding="utf-8").split(lines[0])[0].rstrip()
-    PAGE.write_text(text + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    write("\n".join(lines), "distributed.md")
 
 
 def _own_memory() -> int:

@@ -209,9 +209,9 @@ def memory(options: argparse.Namespace) -> None:
     write("\n".join([*head, *lines]))
 
 
-def write(text: str) -> None:
-    """Put a part into the page, in the place of the one it had."""
-    path = HERE / "results" / "serving.md"
+def write(text: str, page: str = "serving.md") -> None:
+    """Put a part into a page of results, in the place of the one it had."""
+    path = HERE / "results" / page
     old = path.read_text(encoding="utf-8") if path.exists() else "# Serving\n"
     title = text.splitlines()[0]
     kept = [piece for piece in old.split("\n## ") if not title.endswith(piece.splitlines()[0])]

@@ -16,7 +16,7 @@ ROOT = Path(slimtab.__file__).parent
 ORDER = [
     {"errors", "__init__"},
     {"sizes"},
-    {"files", "studies", "hull"},
+    {"files", "studies", "hull", "registry"},
     {"schema"},
     {"batch"},
     {"config"},

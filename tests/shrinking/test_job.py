@@ -124,7 +124,7 @@ def test_what_was_shrunk_is_compared_with_what_it_was(full, prepared, tmp_path):
         assert row.to_full.mean == pytest.approx(row.mean("test", "auc") - trained.mean("test", "auc"))
         assert row.lookup_ratio > 0
     assert trained.share > shrunk[0].share > shrunk[1].share
-    markdown(rows)
+    assert "| deepfm | rq (shrunk) |" in markdown(rows)
 
 
 def test_without_rows_there_is_nothing_to_compare(full, tmp_path):

@@ -105,11 +105,9 @@ class Encoder:
         columns += [
             pa.array(transform(numeric, raw_column(table, numeric.name))) for numeric in schema.numerics
         ]
-        tokens = [tokens_of(table, schema, feature) for feature in schema.features]
-        ids = self._ids(
-            {f.name: dictionary_of(column) for f, column in zip(schema.features, tokens, strict=True)}
-        )
-        columns += [place_ids(column, ids[f.name]) for f, column in zip(schema.features, tokens, strict=True)]
+        tokens = {feature.name: tokens_of(table, schema, feature) for feature in schema.features}
+        ids = self._ids({name: dictionary_of(column) for name, column in tokens.items()})
+        columns += [place_ids(column, ids[name]) for name, column in tokens.items()]
         return pa.table(columns, schema=shard_schema(schema, labelled))
 
     def _ids(self, tokens: Mapping[str, pa.StringArray]) -> dict[str, np.ndarray]:

@@ -44,9 +44,8 @@ class Vocabulary:
             self._hashes = hashes[order]
             if not (self._hashes[1:] == self._hashes[:-1]).any():
                 break
-            self.salt += (
-                1  # Two tokens share a hash, once in a million vocabularies: another salt parts them.
-            )
+            # Two tokens share a hash, once in a million vocabularies: another salt parts them.
+            self.salt += 1
         self._ids = order.astype(np.int32) + np.int32(1)
 
     @classmethod

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib
 import itertools
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.errors import SlimtabError, nearest
+from slimtab.registry import import_modules
 
 _MODELS: dict[str, type[CTRModel]] = {}
 
@@ -76,9 +75,7 @@ def build_model(name: str, tables: TableCollection, num_dense: int, options: Map
     Raises:
         SlimtabError: when no model has that name, or it has no such option, or the option's value is wrong.
     """
-    package = importlib.import_module("slimtab.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"slimtab.models.{module.name}")
+    import_modules("slimtab.models")
     if name not in _MODELS:
         raise SlimtabError(f"no model '{name}'{nearest(name, _MODELS)}")
     model = _MODELS[name]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib
 import itertools
 import math
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -17,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from slimtab.errors import SlimtabError, nearest
+from slimtab.registry import import_modules
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
 from slimtab.tables.rows import RowsFactory
@@ -356,9 +355,7 @@ def in_last_stage(table: EmbeddingTable) -> EmbeddingTable:
 
 def methods() -> dict[str, type[EmbeddingTable]]:
     """Return all methods by name: slimtab's own, then those of the entry-point group ``slimtab.tables``."""
-    package = importlib.import_module("slimtab.tables")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"slimtab.tables.{module.name}")
+    import_modules("slimtab.tables")
     for entry in entry_points(group="slimtab.tables"):
         entry.load()
     return dict(sorted(_METHODS.items()))

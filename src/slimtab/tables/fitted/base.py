@@ -7,11 +7,10 @@ settings, a frozen dataclass of plain values, know how to make an empty frozen t
 from __future__ import annotations
 
 import abc
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from slimtab.registry import import_modules
 from slimtab.schema import Feature
 from slimtab.tables.base import FrozenTable, in_last_stage
 from slimtab.tables.grouped import group_tables, read_config
@@ -66,7 +65,5 @@ def empty_table(method: str, plain: Mapping[str, Any], features: Sequence[Featur
 
 def _codes() -> dict[str, type[Code]]:
     """Return all codes by name."""
-    package = importlib.import_module("slimtab.tables.fitted")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"slimtab.tables.fitted.{module.name}")
+    import_modules("slimtab.tables.fitted")
     return _CODES
