@@ -18,10 +18,10 @@ from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.search.candidates import Candidates, split
-from slimtab.search.evolution import Point, evolve, front
+from slimtab.search.evolution import evolve, front, pick
 from slimtab.search.folder import keep_supernet, search_study, take_study, take_supernet
 from slimtab.search.sampler import EvolutionSampler
-from slimtab.sizes import Budget, format_bytes
+from slimtab.sizes import Budget
 from slimtab.tables.optembed import OptEmbed, OptEmbedConfig
 
 _BATCH = 1024  # rows looked up at a time
@@ -36,8 +36,6 @@ class SearchSettings:
         population: candidates in each.
         rows: validation rows that candidates are scored on, about; None takes a sixth, 2048 at least.
         objective: ``front`` for AUC against bytes, ``auc`` for the best AUC within the budget.
-        tolerance: the smallest table is taken that loses no more AUC than this against the best one within
-            the budget, in the supernet, on validation rows that the search did not see.
         source: run folder whose supernet and study are taken over, for another budget without another search.
     """
 
@@ -45,7 +43,6 @@ class SearchSettings:
     population: int = 20
     rows: int | None = None
     objective: Literal["front", "auc"] = "front"
-    tolerance: float = 0.0005
     source: str | None = None
 
 
@@ -165,10 +162,11 @@ class _Search:
         """Search, write the front, and tell the table what to keep."""
         self.evolve()
         names = self.candidates.names
-        points = front(self.study, self.sampler, self.candidates.on(self.others), self.budget)
+        judge = self.candidates.on(self.others)
+        points = front(self.study, self.sampler, judge, self.budget)
         seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, names, self.full, points, seen)
-        point = self._pick(points)
+        point = pick(points, judge, self.budget)
         self.board.chosen(names, self.table.sizes, point)
         for name, kept in zip(names, point.shape.kept, strict=True):
             if not kept:
@@ -192,16 +190,3 @@ class _Search:
 
             evolve(self.study, self.sampler, self.candidates, trials, self.budget, told)
         return len(self.study.get_trials(deepcopy=False))
-
-    def _pick(self, points: list[Point]) -> Point:
-        """Return the smallest point that loses next to nothing against the best within the budget."""
-        budget = sys.maxsize if self.budget is None else self.budget
-        fitting = [point for point in points if point.nbytes <= budget]
-        if not fitting:
-            least = min((point.nbytes for point in points), default=0)
-            raise SlimtabError(
-                f"no candidate fits {format_bytes(budget)} ({budget} bytes); the smallest found "
-                f"has {least} bytes: raise the budget, or search for more --generations"
-            )
-        best = max(point.auc for point in fitting)
-        return next(point for point in fitting if point.auc >= best - self.settings.tolerance)

@@ -11,13 +11,16 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from scipy.stats import rankdata
 from torch import Tensor
 
 from slimtab.batch import Batch
 from slimtab.models.base import CTRModel
+from slimtab.search.auc_error import auc_error
 from slimtab.search.sampler import Genes
 from slimtab.tables.optembed import OptEmbed
 from slimtab.tables.parts.cut import cut_bytes
@@ -112,20 +115,28 @@ class Candidates:
         shape, _ = shape_of(mask, self.energy, self.table.sizes, floats, self.table.config)
         return {LEVEL: level, **{f"width_{n}": w for n, w in zip(self.names, shape.widths, strict=True)}}
 
-    @torch.no_grad()
     def auc(self, genes: Genes) -> float:
         """Return the area under the ROC curve."""
+        ranks = rankdata(self._scores(genes))
+        clicks, rows = int(self.clicked.sum()), len(ranks)
+        # Mann and Whitney's, which takes a tenth of the time that scikit-learn spends on checks.
+        above = ranks[self.clicked].sum() - clicks * (clicks + 1) / 2
+        return float(above / (clicks * (rows - clicks)))
+
+    def error(self, genes: Genes, other: Genes) -> float:
+        """Return the standard error of the difference between the AUC of two candidates."""
+        return auc_error(self._scores(genes), self._scores(other), self.clicked)
+
+    @torch.no_grad()
+    def _scores(self, genes: Genes) -> NDArray[np.float32]:
+        """Return the logits of all rows."""
         widths = torch.tensor([genes[f"width_{name}"] for name in self.names])
         columns = torch.arange(self.table.dim) < widths[:, None]
         parts = [
             self.model.interact(dense, vectors * columns)
             for dense, vectors in zip(self._dense, self._looked_up(genes[LEVEL]), strict=True)
         ]
-        ranks = rankdata(torch.cat(parts).numpy())
-        clicks, rows = int(self.clicked.sum()), len(ranks)
-        # Mann and Whitney's, which takes a tenth of the time that scikit-learn spends on checks.
-        above = ranks[self.clicked].sum() - clicks * (clicks + 1) / 2
-        return float(above / (clicks * (rows - clicks)))
+        return torch.cat(parts).numpy()
 
     def _level(self, level: int) -> _Level:
         if level not in self._levels:

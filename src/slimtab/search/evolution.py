@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from optuna.study import Study
 
+from slimtab.errors import SlimtabError
 from slimtab.hull import hull
 from slimtab.search.candidates import LEVEL, Candidates
 from slimtab.search.sampler import EvolutionSampler, Genes
+from slimtab.sizes import format_bytes
 from slimtab.tables.parts.cut import fixed_bytes
 from slimtab.tables.parts.shape import Shape
 
@@ -110,3 +112,29 @@ def front(
         shape = candidates.shape(genes)
         points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))
     return hull(points, lambda point: point.nbytes, lambda point: point.auc)
+
+
+def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Point:
+    """Return the smallest point within one standard error of the best that fits.
+
+    Breiman's rule: what rows cannot tell apart is not worth bytes, and the more rows there are the more they
+    tell apart.
+
+    Args:
+        points: of the front, from small to large.
+        judge: the candidates on the rows that the points were scored on.
+        limit: bytes of the budget, where there is one.
+
+    Raises:
+        SlimtabError: when no point fits.
+    """
+    fitting = [point for point in points if limit is None or point.nbytes <= limit]
+    if not fitting:
+        assert limit is not None
+        least = min((point.nbytes for point in points), default=0)
+        raise SlimtabError(
+            f"no candidate fits {format_bytes(limit)} ({limit} bytes); the smallest found "
+            f"has {least} bytes: raise the budget, or search for more --generations"
+        )
+    best = max(fitting, key=lambda point: point.auc)
+    return next(p for p in fitting if best.auc - p.auc <= judge.error(best.genes, p.genes))

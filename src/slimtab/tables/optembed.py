@@ -53,7 +53,7 @@ class OptEmbedConfig(TableConfig):
     floats: int = 0
     kept: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
-    alpha: float = 0.01
+    alpha: float = 0.001
     threshold_lr: float = 0.01
 
     @classmethod

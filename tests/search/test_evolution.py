@@ -1,0 +1,34 @@
+"""Which point of a front is taken."""
+
+import pytest
+
+from slimtab.errors import SlimtabError
+from slimtab.search.evolution import Point, pick
+from slimtab.tables.parts.shape import Shape
+
+FRONT = [Point({"rows": i}, Shape((1,), (1,)), 100 * i, auc) for i, auc in enumerate([0.70, 0.74, 0.75], 1)]
+
+
+class Judge:
+    """Says how sure its rows are of any difference."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def error(self, genes, other):
+        return 0.0 if genes == other else self._error
+
+
+@pytest.mark.parametrize(("error", "nbytes"), [(0.001, 300), (0.011, 200), (0.06, 100)])
+def test_the_smallest_that_rows_cannot_tell_from_the_best(error, nbytes):
+    assert pick(FRONT, Judge(error)).nbytes == nbytes
+
+
+def test_the_best_is_the_best_within_the_budget():
+    """A point beyond it is no yardstick."""
+    assert pick(FRONT, Judge(0.001), limit=250).nbytes == 200
+
+
+def test_nothing_fits():
+    with pytest.raises(SlimtabError, match="smallest found has 100 bytes"):
+        pick(FRONT, Judge(0.0), limit=99)
