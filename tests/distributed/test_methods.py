@@ -19,9 +19,9 @@ from slimtab.training.stepping import table_of
 SCHEMA = fake_schema([300, 40, 500], numerics=2, multi_hot=[60])
 STEPS = 6
 SPREAD = sorted(name for name, table in methods().items() if table.spreads)
-TOGETHER = sorted(name for name, table in methods().items() if table.over_ranks)
-# What these draw at random in a forward pass, each rank draws for itself.
-DRAWING = ("nested", "optembed", "optembed-d")
+METHODS = sorted(methods())
+# What these draw at random: each rank for the forward pass of its rows, all alike for rounding.
+DRAWING = ("nested", "optembed", "optembed-d", "autodim", "int8", "alpt")
 
 
 def settings(method, spread):
@@ -107,18 +107,21 @@ def spread(tmp_path_factory):
     return values(run_ranks(2, ranked, SPREAD, True, tmp_path_factory.mktemp("run")))
 
 
-@pytest.mark.parametrize("name", [name for name in TOGETHER if name not in DRAWING])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DRAWING])
 def test_two_ranks_step_as_one_process_does(together, name):
-    """The default optimizer, which fbgemm lacks, on rows that stand on both ranks."""
+    """The default optimizer, which fbgemm lacks, on rows that stand on both ranks.
+
+    Also where a lookup learns from all ids of a batch; int16 rounds at random, by steps that hardly matter.
+    """
     config = settings(name, spread=False)
     alone = losses_of(Engine(), config, None)
     assert together[0][name] == together[1][name]
-    assert together[0][name] == pytest.approx(alone, abs=1e-5)
+    assert together[0][name] == pytest.approx(alone, abs=1e-3 if name == "int16" else 1e-5)
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_ranks_that_draw_at_random_stay_alike(together, name):
-    """Each draws for its rows; what both hold is the same afterwards, or the losses would be a message."""
+    """What both hold is the same afterwards, or the losses would be a message."""
     assert isinstance(together[0][name], list)
     assert together[0][name] == together[1][name]
 
@@ -130,9 +133,3 @@ def test_rows_spread_over_ranks_step_as_rows_of_one_process(spread, name):
     alone = losses_of(Engine(), config, None)
     assert spread[0][name] == spread[1][name]
     assert spread[0][name] == pytest.approx(alone, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", sorted(set(methods()) - set(TOGETHER)))
-def test_a_method_that_learns_from_the_batch_is_refused(together, name):
-    """Its ranks would drift apart, and a checkpoint would hold what one of them believes."""
-    assert all("train it without torchrun" in rank[name] for rank in together)

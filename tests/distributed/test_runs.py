@@ -21,7 +21,13 @@ from slimtab.training.metrics import evaluate
 from slimtab.training.observer import Observer
 from slimtab.training.trainer import Trainer
 
-TABLES = {"full": {"method": "full"}, "unified": {"method": "unified", "budget": "30%"}}
+TABLES = {
+    "full": {"method": "full"},
+    "unified": {"method": "unified", "budget": "30%"},
+    "cafe": {"method": "cafe", "budget": "30%"},
+    "mgqe": {"method": "mgqe", "budget": "30%"},
+    "rules": {"method": "full", "budget": "80%", "rules": [{"method": "dpq", "min_ids": 300}]},
+}
 
 
 def settings(data, run, **changes):
@@ -73,7 +79,7 @@ def pair(prepared, tmp_path_factory):
     return folder, both
 
 
-@pytest.mark.parametrize("method", ["full", "unified"])
+@pytest.mark.parametrize("method", TABLES)
 def test_two_ranks_train_what_one_process_trains(alone, pair, method):
     """161 rows a step: 80 on one rank, 81 on the other, and fewer in the last of an epoch."""
     leader, other = pair[1][method]
@@ -213,11 +219,6 @@ def test_a_killed_rank_ends_the_others_at_once(prepared, tmp_path):
     assert "lost another rank" in leader["error"]
     assert "--max-restarts" in leader["error"]
     assert time.monotonic() - started < 60  # a busy machine included; what hangs would do so for 30 minutes
-
-
-def test_a_method_that_ranks_cannot_share_is_refused(prepared, tmp_path):
-    run = settings(prepared.data, tmp_path / "run", table={"method": "cafe", "budget": "50%"})
-    assert all("train it without torchrun" in answer["error"] for answer in run_ranks(2, train, run))
 
 
 def test_the_optimizer_fbgemm_lacks_is_refused(prepared, tmp_path):

@@ -175,7 +175,7 @@ class _Mixture(nn.Module):
         Candidates are brought to one spread first, so that shares compare like with like. Spread only: a
         common centre would make an empty bag something else than zero.
         """
-        if self.training:
+        if self.training and len(pooled):
             self._measure(pooled.detach()[:_SAMPLE])
         narrow, factors = self.width - self.dim, self._factors()
         mixed = project_features(pooled[..., :narrow], self.maps * factors[:, :narrow, None])
@@ -257,7 +257,6 @@ class AutoDim(EmbeddingTable, method="autodim"):
     kind = "width"
     paper = "Zhao et al., WWW 2021"
     stages = ("supernet", "retrain")
-    over_ranks = False
     Config = AutoDimConfig
 
     config: AutoDimConfig
@@ -313,6 +312,10 @@ class AutoDim(EmbeddingTable, method="autodim"):
     def by_validation(self) -> list[tuple[nn.Parameter, float]]:
         """Shares learn from rows that the vectors they mix were not fitted to."""
         return [] if self.mixture is None else [(self.mixture.shares, 1.0)]
+
+    def measured(self) -> list[Tensor]:
+        """Return the candidates' mean squares."""
+        return [] if self.mixture is None else [self.mixture.square]
 
     def on_step(self, clock: Clock) -> None:
         """Follow temperature and price."""

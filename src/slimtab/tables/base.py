@@ -157,8 +157,8 @@ class EmbeddingTable(nn.Module, abc.ABC):
         by_frequency: whether the method treats frequent ids differently. It takes ids to be numbered by
             falling frequency, as `slimtab prep` does, and so needs no index of its own for that.
         costly: whether a lookup costs so much more than a read that ids are made distinct for it in eval too.
-        over_ranks: whether ranks that share a training hold the same table: not where a lookup changes it by
-            what stands in the batch, of which each rank sees a part.
+        whole_batch: whether a lookup learns from all ids of the batch beside their gradients, so that ranks,
+            of which each has some rows of it, must look up those of all.
         spreads: whether its rows are only ever read by number until it is frozen, so that over ranks each may
             hold some of them. Otherwise all of them stand on each.
         Config: the method's settings.
@@ -177,7 +177,7 @@ class EmbeddingTable(nn.Module, abc.ABC):
     hashes_ids: ClassVar[bool] = False
     by_frequency: ClassVar[bool] = False
     costly: ClassVar[bool] = False
-    over_ranks: ClassVar[bool] = True
+    whole_batch: ClassVar[bool] = False
     spreads: ClassVar[bool] = False
     Config: ClassVar[type[TableConfig]]
 
@@ -311,6 +311,10 @@ class EmbeddingTable(nn.Module, abc.ABC):
     def learning_rates(self) -> tuple[float, float]:
         """Return factors on the learning rates of the dense network and of rows in this stage."""
         return 1.0, 1.0
+
+    def measured(self) -> list[Tensor]:
+        """Return buffers that a training step measures on rows of its batch; over ranks one rank's count."""
+        return []
 
     def search_space(self) -> dict[str, Sequence[Any]]:
         """Return config fields a study may vary, each with the values worth trying."""

@@ -140,7 +140,7 @@ class Cafe(EmbeddingTable, method="cafe"):
     kind = "dynamic sharing"
     hashes_ids = True
     paper = "Zhang et al., SIGMOD 2024"
-    over_ranks = False
+    whole_batch = True
     Config = CafeConfig
     sketch: HotSketch | None
     threshold: Tensor

@@ -187,7 +187,7 @@ class DHE(EmbeddingTable, method="dhe"):
     kind = "static sharing"
     costly = True
     paper = "Kang et al., KDD 2021"
-    over_ranks = False
+    whole_batch = True
     Config = DHEConfig
 
     mean: Tensor

@@ -137,6 +137,10 @@ class Grouped(EmbeddingTable):
         """Return those of all groups."""
         return [pair for table in self._tables() for pair in table.by_validation()]
 
+    def measured(self) -> list[Tensor]:
+        """Return those of all groups."""
+        return [buffer for table in self._tables() for buffer in table.measured()]
+
     def on_step(self, clock: Clock) -> None:
         """Tell all groups."""
         for table in self._tables():

@@ -77,7 +77,6 @@ class IntegersTable(EmbeddingTable):
     """Base of the tables of integers: a method says what its rows are."""
 
     kind = "quantised"
-    over_ranks = False
     offset: Tensor
 
     def __init__(

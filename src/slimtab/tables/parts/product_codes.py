@@ -234,7 +234,7 @@ class ProductCodes(EmbeddingTable, abc.ABC):
     vector depends on nothing but its row and the codebook.
     """
 
-    over_ranks = False
+    whole_batch = True
 
     offset: Tensor
     exact: Tensor

@@ -12,7 +12,7 @@ integers. So ``adam`` means ``rowwise_adamax`` here, and the first move of a row
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -46,6 +46,7 @@ class QuantisedRows(SteppedRows, abc.ABC):
 
     Attributes:
         smallest_scale: below this the scale is folded in.
+        gather: brings what every process gives, where several share the steps; all draw the same noise then.
     """
 
     smallest_scale: ClassVar[float]
@@ -64,6 +65,7 @@ class QuantisedRows(SteppedRows, abc.ABC):
         self.register_buffer("size", torch.zeros(num_rows))  # of a row's gradients, for the optimizer
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.gather: Callable[[Tensor], list[Tensor]] | None = None
         self._touched: list[tuple[Tensor, Tensor]] = []  # distinct row numbers [U], values [U, width]
 
     @abc.abstractmethod
@@ -144,10 +146,9 @@ class QuantisedRows(SteppedRows, abc.ABC):
         """Decay every row, update the touched ones and round them, and forget them."""
         self.steps += 1
         keep = 1.0 - self.lr * self.optimizer.weight_decay
-        trained = [(address, values) for address, values in self._touched if values.grad is not None]
+        address, values, grad = self._collected()
         self._touched.clear()
-        if trained:
-            address, values, grad = self._merged(trained)
+        if len(address):
             size = self.size[address]
             slope = self.optimizer.slope(grad, size)
             self.size.index_copy_(0, address, size)
@@ -160,11 +161,21 @@ class QuantisedRows(SteppedRows, abc.ABC):
             self._fold()
             self.scale.fill_(1.0)
 
-    def _merged(self, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    def _collected(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, values and gradients; a row of several lookups has the sum of its gradients."""
-        grads = [values.grad for _, values in parts if values.grad is not None]
-        if len(parts) == 1:
-            return parts[0][0], parts[0][1].detach(), grads[0]
-        address, inverse = torch.unique(torch.cat([part for part, _ in parts]), return_inverse=True)
-        grad = grads[0].new_zeros(len(address), self.width).index_add_(0, inverse, torch.cat(grads))
-        return address, self.read(address), grad
+        touched = [
+            (address, values, values.grad) for address, values in self._touched if values.grad is not None
+        ]
+        if len(touched) == 1 and self.gather is None:
+            address, values, grad = touched[0]
+            return address, values.detach(), grad
+        addresses = torch.cat([self.steps.new_empty(0), *(address for address, _, _ in touched)])
+        grads = torch.cat([self.size.new_empty(0, self.width), *(grad for _, _, grad in touched)])
+        if self.gather is not None:
+            addresses, grads = torch.cat(self.gather(addresses)), torch.cat(self.gather(grads))
+        address, inverse = torch.unique(addresses, return_inverse=True)
+        return (
+            address,
+            self.read(address),
+            grads.new_zeros(len(address), self.width).index_add_(0, inverse, grads),
+        )

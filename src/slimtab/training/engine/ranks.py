@@ -26,14 +26,17 @@ from slimtab.files import locked, written
 from slimtab.models.base import CTRModel
 from slimtab.sizes import parse_bytes
 from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.parts.quantised_rows import QuantisedRows
 from slimtab.tables.rows import RowsFactory
 from slimtab.training.checkpoint import latest_checkpoint, latest_folder
 from slimtab.training.engine.base import Engine
 from slimtab.training.engine.dcp import BLOCK, load_folder, read_state, save_folder, save_step
+from slimtab.training.engine.draws import Draws
 from slimtab.training.engine.factory import RanksFactory
-from slimtab.training.engine.group import LEADER, broadcast_values, check_alike, gather_to_leader
+from slimtab.training.engine.group import LEADER, broadcast_values, check_alike, gather, gather_to_leader
 from slimtab.training.engine.planner import Cluster, collections, place, sharder
 from slimtab.training.engine.sharded import ShardedRows
+from slimtab.training.engine.whole import WholeLookups
 from slimtab.training.metrics import Metrics, predict, score
 from slimtab.training.optimizers import fused_rows
 from slimtab.training.stepping import table_of
@@ -46,8 +49,8 @@ class RankedEngine(Engine):
 
     The loss is the mean over the whole batch and gradients are added up, so a step does what one process
     would do with that batch. What all ranks hold moves alike on all of them: they begin alike, and what is
-    drawn at random for it comes from a generator that stands alike. Draws of a forward pass (dropout) come
-    from a generator of the rank's own.
+    drawn at random for it comes from a generator that stands alike. Draws for a rank's own rows (dropout)
+    come from a generator of its own.
 
     Args:
         config: of the run.
@@ -57,6 +60,7 @@ class RankedEngine(Engine):
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == LEADER
         self.share = Share(self.rank, self.count)
+        self.draws = Draws(self.rank)
         self._config = config
 
     def check(self, data: Path, schema: Mapping[str, Any]) -> None:
@@ -85,14 +89,13 @@ class RankedEngine(Engine):
         """Plan where rows go, show the plan, write ``plan.json``, and bring each rank its rows.
 
         Raises:
-            SlimtabError: when the method cannot be trained by ranks, or the rows do not fit.
+            SlimtabError: when the rows do not fit.
         """
         for module in model.modules():
-            if isinstance(module, EmbeddingTable) and not module.over_ranks:
-                raise SlimtabError(
-                    f"{module.method} learns from what stands in a batch beside its gradients, and each rank "
-                    "sees a part of the batch; train it without torchrun, or choose another method"
-                )
+            if isinstance(module, EmbeddingTable) and module.whole_batch:
+                WholeLookups(module, self.draws)
+            elif isinstance(module, QuantisedRows):
+                module.gather = gather
         self.check_copies(model.state_dict())
         table = table_of(model)
         self.spread(model, folder, len(table.features) * getattr(table, "probes", 1))
@@ -167,12 +170,14 @@ class RankedEngine(Engine):
     def collect(self, model: CTRModel, batch: Batch, check: Callable[[float], None]) -> float:
         """Collect the gradients of the whole batch, of which ``batch`` is this rank's share."""
         assert batch.whole is not None or self.count == 1
-        with self._own_generator():
+        with self.draws.own():
             loss = binary_cross_entropy_with_logits(model(batch), batch.label, reduction="sum")
             loss = loss / (batch.whole or batch.size)
             penalty = table_of(model).penalty()
             torch.autograd.backward(loss if penalty is None else loss + penalty / self.count)
         value = self._add_up(model, loss.detach())
+        for buffer in table_of(model).measured():
+            dist.broadcast(buffer, self.count - 1)  # the last rank has a row of every batch
         check(value)
         return value
 
@@ -234,17 +239,6 @@ class RankedEngine(Engine):
         for parameter, part, ranks in zip(parameters, parts, reached.tolist(), strict=True):
             parameter.grad = part.view(parameter.shape) if ranks else None
         return float(total)
-
-    @contextmanager
-    def _own_generator(self) -> Iterator[None]:
-        """Draw from a generator of this rank's own, that depends on where the common one stands."""
-        seed = int(torch.randint(2**62, ()))
-        common = torch.get_rng_state()
-        torch.manual_seed(seed + self.rank)
-        try:
-            yield
-        finally:
-            torch.set_rng_state(common)
 
     def check_copies(self, tensors: Mapping[str, Tensor]) -> None:
         """See that what all ranks hold is alike on all of them."""
