@@ -104,7 +104,8 @@ class TrainingSettings:
         epochs: at most this many passes over the training rows.
         batch_size: rows per step.
         eval_steps: validate every so many steps; null validates after each epoch.
-        patience: validations without a better logloss before training stops.
+        patience: validations without a better logloss before training stops. One is not counted, nor drops
+            rates, while they are what they began as.
         lr_drop: both learning rates are multiplied by this at each such validation.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.

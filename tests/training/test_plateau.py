@@ -10,9 +10,10 @@ from slimtab.training.plateau import Plateau
 @pytest.mark.parametrize(
     ("patience", "losses", "best", "stops_at"),
     [
-        (0, [0.5, 0.4, 0.41], [True, True, False], 2),
-        (1, [0.5, 0.6, 0.4, 0.5, 0.45], [True, False, True, False, False], 4),
-        (2, [0.5, 0.5, 0.5, 0.5], [True, False, False, False], 3),  # equal is no improvement
+        (0, [0.5, 0.4, 0.41, 0.42], [True, True, False, False], 3),
+        (0, [0.5, 0.51, 0.4, 0.41, 0.3], [True, False, True, False, True], None),  # one alone may be chance
+        (1, [0.5, 0.6, 0.6, 0.4, 0.5, 0.45], [True, False, False, True, False, False], 5),
+        (2, [0.5, 0.5, 0.5, 0.5, 0.5], [True, False, False, False, False], 4),  # equal is no improvement
         (5, [0.5, 0.4, 0.3], [True, True, True], None),
     ],
 )
@@ -24,6 +25,14 @@ def test_counts_validations_in_a_row_without_a_better_one(patience, losses, best
         if plateau.stop and stopped is None:
             stopped = number
     assert stopped == stops_at
+
+
+def test_rates_drop_at_the_second_in_a_row_and_then_at_each():
+    plateau, drops = Plateau(2), []
+    for loss in (0.5, 0.6, 0.4, 0.5, 0.6, 0.3, 0.4):
+        plateau.update(loss)
+        drops.append(plateau.bad > 0)
+    assert drops == [False, False, False, False, True, False, True]
 
 
 def test_not_a_number_is_never_best():
@@ -40,5 +49,7 @@ def test_state_round_trip():
         plateau.update(loss)
     again = Plateau(**plateau.state_dict())
     assert again == plateau
+    again.update(0.8)
+    assert not again.stop
     again.update(0.8)
     assert again.stop

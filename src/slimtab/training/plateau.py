@@ -11,22 +11,32 @@ from typing import Any
 class Plateau:
     """Counts validations that brought nothing.
 
+    At the rate a stage begins with, validations are noisy, and one without a better logloss may be chance: it
+    is not counted unless another follows. What drops too early never gets as far.
+
     Attributes:
         patience: how many in a row are allowed.
         best: lowest logloss so far.
-        bad: validations since then.
+        bad: counted validations since then; the learning rate drops at each.
+        dropped: whether any was ever counted.
+        spared: whether the last one was not counted.
     """
 
     patience: int
     best: float = math.inf
     bad: int = 0
+    dropped: bool = False
+    spared: bool = False
 
     def update(self, logloss: float) -> bool:
         """Take one validation in and return whether it is the best so far."""
         if logloss < self.best:
-            self.best, self.bad = logloss, 0
+            self.best, self.bad, self.spared = logloss, 0, False
             return True
-        self.bad += 1
+        if self.dropped or self.spared:
+            self.bad, self.dropped = self.bad + 1, True
+        else:
+            self.spared = True
         return False
 
     @property

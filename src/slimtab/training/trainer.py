@@ -187,7 +187,8 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        if not self._score():  # click models overfit within an epoch: go on from the best weights, carefully
+        # Click models overfit within an epoch or two: go on from the best weights, carefully.
+        if not self._score() and self.plateau.bad:
             self._load_best()
             self.optimizers.scale_lr(self.settings.lr_drop, self.settings.lr_drop)
         self.finished = self._stage_is_over and self.table.stage == self.table.stages[-1]
