@@ -21,8 +21,7 @@ from slimtab.schema import Feature
 from slimtab.sizes import Budget
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.grouped import read_config, size_table
-from slimtab.tables.hashing import mix64
-from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.distinct import distinct, pair_numbers
 from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows import PlainRows, RowsFactory
 
@@ -213,8 +212,8 @@ class TableCollection(nn.Module):
         spared = self.table.costly and not torch.compiler.is_compiling()
         if not (torch.is_grad_enabled() or spared):
             return self.table(flat, flat_slot)  # type: ignore[no-any-return]
-        keys = ids + self._offset[slot] if self._numbered else mix64(ids ^ mix64(slot))
-        each = distinct(keys.reshape(-1))
+        numbers = pair_numbers(ids, slot, self._offset if self._numbered else None)
+        each = distinct(numbers.reshape(-1))
         return each.expand(self.table(flat[each.places], flat_slot[each.places]))
 
     def _pool(self, values: Tensor, lengths: Tensor, slots: Tensor, weights: Tensor | None) -> Tensor:

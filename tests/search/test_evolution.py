@@ -15,8 +15,8 @@ class Judge:
     def __init__(self, error):
         self._error = error
 
-    def error(self, genes, other):
-        return 0.0 if genes == other else self._error
+    def errors(self, best, others):
+        return [0.0 if genes == best else self._error for genes in others]
 
 
 @pytest.mark.parametrize(("error", "nbytes"), [(0.001, 300), (0.011, 200), (0.06, 100)])

@@ -8,7 +8,7 @@ the network alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,9 +123,11 @@ class Candidates:
         above = ranks[self.clicked].sum() - clicks * (clicks + 1) / 2
         return float(above / (clicks * (rows - clicks)))
 
-    def error(self, genes: Genes, other: Genes) -> float:
-        """Return the standard error of the difference between the AUC of two candidates."""
-        return auc_error(self._scores(genes), self._scores(other), self.clicked)
+    def errors(self, best: Genes, others: Iterable[Genes]) -> Iterator[float]:
+        """Yield the standard errors of the differences between the AUC of one candidate and of others."""
+        scores = self._scores(best)
+        for genes in others:
+            yield auc_error(scores, self._scores(genes), self.clicked)
 
     @torch.no_grad()
     def _scores(self, genes: Genes) -> NDArray[np.float32]:

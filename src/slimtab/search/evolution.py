@@ -137,4 +137,5 @@ def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Po
             f"has {least} bytes: raise the budget, or search for more --generations"
         )
     best = max(fitting, key=lambda point: point.auc)
-    return next(p for p in fitting if best.auc - p.auc <= judge.error(best.genes, p.genes))
+    errors = judge.errors(best.genes, (point.genes for point in fitting))
+    return next(p for p, error in zip(fitting, errors, strict=True) if best.auc - p.auc <= error)

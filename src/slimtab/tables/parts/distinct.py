@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab.tables.hashing import mix64
 from slimtab.tables.parts.reading import read_rows
 
 
@@ -40,6 +41,17 @@ class Distinct(NamedTuple):
         """Return [N, w] from the distinct numbers' ``vectors`` [U, w]; gradients flow back, added up."""
         expanded: Tensor = _Expand.apply(vectors, self)  # type: ignore[no-untyped-call]
         return expanded
+
+
+def pair_numbers(ids: Tensor, slot: Tensor, offset: Tensor | None) -> Tensor:
+    """Return a number for each (feature, id), to tell them apart by.
+
+    Args:
+        ids: int64, in any shape.
+        slot: which feature each id is of; broadcasts against ``ids``.
+        offset: where the ids of each feature begin among all [F]; None where ids are hashes.
+    """
+    return mix64(ids ^ mix64(slot)) if offset is None else ids + offset[slot]
 
 
 def distinct(numbers: Tensor) -> Distinct:

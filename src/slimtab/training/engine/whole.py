@@ -16,8 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from slimtab.tables.base import EmbeddingTable
-from slimtab.tables.hashing import mix64
-from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.distinct import distinct, pair_numbers
 from slimtab.tables.parts.starts import starts
 from slimtab.training.engine.draws import Draws
 from slimtab.training.engine.group import gather
@@ -34,8 +33,8 @@ class WholeLookups:
     def __init__(self, table: EmbeddingTable, draws: Draws) -> None:
         self._draws = draws
         self._own = torch.empty(0, dtype=torch.int64)  # where this rank's vectors stand among all
-        self._numbered = all(feature.encoding == "vocab" for feature in table.features)
-        self._starts = starts(feature.num_ids for feature in table.features)
+        numbered = all(feature.encoding == "vocab" for feature in table.features)
+        self._offset = starts(feature.num_ids for feature in table.features) if numbered else None
         table.register_forward_pre_hook(self._bring_together)
         table.register_forward_hook(self._keep_own)
 
@@ -47,7 +46,7 @@ class WholeLookups:
         ranks = gather(torch.stack(args, dim=1))
         ids, slot = torch.cat(ranks).unbind(dim=1)
         # In the order of one process, which numbers what it looks up in this way.
-        each = distinct(ids + self._starts[slot] if self._numbered else mix64(ids ^ mix64(slot)))
+        each = distinct(pair_numbers(ids, slot, self._offset))
         before = sum(len(part) for part in ranks[: dist.get_rank()])
         self._own = each.inverse[before : before + len(args[0])]
         self._draws.swap()
