@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,6 +52,21 @@ class Batch:
     def size(self) -> int:
         """Number of rows."""
         return self.label.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; on its way to a GPU the process does not wait for it."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            if device.type != "cuda":
+                return tensor.to(device)
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        ragged = self.ragged and replace(
+            self.ragged, values=moved(self.ragged.values), lengths=moved(self.ragged.lengths)
+        )
+        return replace(
+            self, dense=moved(self.dense), ids=moved(self.ids), label=moved(self.label), ragged=ragged
+        )
 
     def kjt(self) -> KeyedJaggedTensor:
         """Return all ids as TorchRec's KeyedJaggedTensor: one-hot features first, then multi-hot ones."""

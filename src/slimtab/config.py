@@ -111,6 +111,8 @@ class TrainingSettings:
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
         log_steps: steps between points in TensorBoard.
         threads: torch threads; null leaves torch's choice.
+        device: ``cpu``, ``cuda``, one of several as ``cuda:1``, or ``auto``: a GPU where torch sees one.
+            Ranks stay on CPUs.
     """
 
     epochs: int = 20
@@ -122,6 +124,7 @@ class TrainingSettings:
     checkpoint_steps: int | None = None
     log_steps: int = 20
     threads: int | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from slimtab.serving.lookup import lookup_speed
 from slimtab.sizes import Budget
 from slimtab.tables.base import FrozenTable
 from slimtab.training.allocator import keep_freed_memory
+from slimtab.training.device import device_name, peak_device_memory
 from slimtab.training.engine.base import Engine
 from slimtab.training.engine.group import under_torchrun
 from slimtab.training.engine.start import engine_for
@@ -108,9 +109,11 @@ def fit_run(config: RunConfig, start: Callable[[CTRModel], None] | None = None) 
             "runs that are compared are trained in one process each; start it without torchrun"
         )
     _finished(config, folder, schema)  # for its checks
-    engine = Engine()
+    engine = Engine(config.training.device)
     with engine.locked(folder):
-        return _fit(config, schema, engine, start=start)
+        fitted = _fit(config, schema, engine, start=start)
+    fitted.trainer.model.cpu()  # where those who choose look at it
+    return fitted
 
 
 def _fit(
@@ -127,7 +130,7 @@ def _fit(
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
     size = config.training.batch_size
-    train = Loader(data, "train", size, shuffle=True, seed=config.seed, share=engine.share)
+    train = _loader(config, engine, "train", size, shuffle=True)
     torch.manual_seed(config.seed)
     tables = TableCollection.build(
         schema.features,
@@ -147,11 +150,11 @@ def _fit(
     trainer = Trainer(
         model,
         train,
-        Loader(data, "valid", 4 * size, shuffle=False, share=engine.share),
+        _loader(config, engine, "valid", 4 * size, shuffle=False),
         config,
         folder / "checkpoints",
         watching if engine.leads else (),
-        Loader(data, "valid", size, shuffle=True, seed=config.seed, share=engine.share),
+        _loader(config, engine, "valid", size, shuffle=True),
         choose,
         engine,
     )
@@ -160,14 +163,27 @@ def _fit(
     return Fitted(trainer, trainer.fit(trained=start is not None))
 
 
+def _loader(config: RunConfig, engine: Engine, split: str, batch_size: int, shuffle: bool) -> Loader:
+    return Loader(
+        Path(config.data),
+        split,
+        batch_size,
+        shuffle=shuffle,
+        seed=config.seed,
+        share=engine.share,
+        place=engine.place,
+    )
+
+
 def _finish(
     config: RunConfig, schema: Schema, engine: Engine, fitted: Fitted, started: float
 ) -> dict[str, Any]:
     """Score the test rows, and let the leading process do the rest."""
-    data, folder = _folders(config)
+    folder = Path(config.run)
     model = fitted.trainer.model
-    rows = Loader(data, "test", 4 * config.training.batch_size, shuffle=False, share=engine.share)
+    rows = _loader(config, engine, "test", 4 * config.training.batch_size, shuffle=False)
     test = engine.evaluate(model, rows)
+    model.cpu()  # what is served is made there
     engine.whole(model, folder)
     return engine.lead(lambda: _write_outcome(config, schema, fitted, test, started))
 
@@ -182,6 +198,8 @@ def _write_outcome(
     metrics = _metrics(config, schema, data, fitted, frozen, test, time.monotonic() - started)
     freeze(model, frozen, data, folder / "frozen", metrics)
     metrics |= {"lookup": lookup_speed(frozen), "peak_memory_bytes": peak_memory()}
+    device = trainer.engine.device
+    metrics |= {"device": device_name(device), "peak_device_bytes": peak_device_memory(device)}
     write_outcome(folder / "tb", config, metrics, trainer.step)
     write_projector(folder / "tb", model.tables, data)
     _write_json(folder / "metrics.json", metrics)
@@ -236,8 +254,8 @@ def _is_begun(folder: Path) -> bool:
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     before, now = flat(old.to_dict()), flat(new.to_dict())
     for key in sorted(before.keys() | now.keys()):
-        # Where the folders lie does not decide the outcome: data is compared by its schema.
-        if key not in ("run", "data") and before.get(key) != now.get(key):
+        # Where folders and weights lie does not decide the outcome: data is compared by its schema.
+        if key not in ("run", "data", "training.device") and before.get(key) != now.get(key):
             raise SlimtabError(
                 f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; "
                 "choose another --run, or the old settings"
@@ -293,7 +311,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
     settings = config.to_dict()
     for key in ("data", "run", "seed", "ranks"):
         del settings[key]
-    for key in ("checkpoint_minutes", "checkpoint_steps", "log_steps", "threads"):
+    for key in ("checkpoint_minutes", "checkpoint_steps", "log_steps", "threads", "device"):
         del settings["training"][key]
     return settings
 

@@ -73,7 +73,7 @@ def search_run(config: RunConfig, settings: SearchSettings) -> dict[str, Any]:
     def choose(model: CTRModel, stage: str) -> None:
         if isinstance(model.tables.table, OptEmbed):
             keep_supernet(folder)
-            _Search(config, settings, model, folder).run()
+            _Search(config, settings, model.cpu(), folder).run()
         else:
             model.tables.table.choose(stage)  # type: ignore[operator]
 
@@ -99,7 +99,7 @@ def join_search(config: RunConfig, settings: SearchSettings, worker: int) -> int
 
     def choose(model: CTRModel, stage: str) -> None:
         nonlocal scored
-        scored = _Search(config, settings, model, folder, worker).evolve()
+        scored = _Search(config, settings, model.cpu(), folder, worker).evolve()
         raise _SearchIsOver
 
     with tempfile.TemporaryDirectory() as place, contextlib.suppress(_SearchIsOver):

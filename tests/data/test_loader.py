@@ -323,3 +323,32 @@ def test_a_position_means_the_same_to_any_number_of_ranks(dataset):
     alone.load_state_dict(two[1].state_dict())
     for batch, shares in zip(alone, zip(*rest, strict=True), strict=True):
         assert joined(shares) == rows_of(batch)
+
+
+def test_batches_made_ahead_are_the_same_and_leave_the_position_where_it_was(dataset):
+    folder, _ = dataset
+    placed = []
+
+    def place(batch):
+        placed.append(batch.size)
+        return batch
+
+    ahead = Loader(folder, "train", 100, shuffle=True, seed=3, place=place)
+    plain = Loader(folder, "train", 100, shuffle=True, seed=3)
+    for number, (one, other) in enumerate(zip(ahead, plain, strict=True), start=1):
+        assert same(one, other)
+        assert ahead.state_dict() == plain.state_dict()
+        if number == 4:
+            break
+    assert len(placed) <= 5  # no more than one is made before it is asked for
+    assert epoch(ahead) == epoch(plain)
+
+
+def test_what_fails_while_a_batch_is_made_ahead_is_raised_where_it_is_used(dataset):
+    folder, _ = dataset
+
+    def place(batch):
+        raise SlimtabError("no room")
+
+    with pytest.raises(SlimtabError, match="no room"):
+        next(iter(Loader(folder, "train", 100, shuffle=False, place=place)))

@@ -11,7 +11,8 @@ there are, no rank has a step more than another, and a position means the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ class Loader:
         seed: of the permutations.
         drop_last: leave out a last batch that is smaller than the others.
         share: hand out this share of each batch, which may be no row of a small one; all of it by default.
+        place: brings a batch to where it is used. Then batches are made one ahead, in a thread.
 
     Attributes:
         schema: the dataset's columns.
@@ -84,6 +86,7 @@ class Loader:
         seed: int = 0,
         drop_last: bool = False,
         share: Share = WHOLE,
+        place: Callable[[Batch], Batch] | None = None,
     ) -> None:
         if batch_size < 1 or seed < 0:
             raise SlimtabError(
@@ -95,6 +98,7 @@ class Loader:
         self._seed = seed
         self._drop_last = drop_last
         self._share = share
+        self._place = place
         self._blocks = [
             _Block(shard, number, start, min(BLOCK_ROWS, rows - start))
             for shard in open_split(folder, split, self.schema)
@@ -133,7 +137,8 @@ class Loader:
         self._epoch, self._batch = state["epoch"], state["batch"]
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._from(self._epoch, self._batch):
+        batches = self._from(self._epoch, self._batch)
+        for batch in batches if self._place is None else ahead(batches, self._place):
             self._batch += 1
             yield batch
         self._epoch += 1
@@ -214,6 +219,20 @@ class Loader:
             ragged=ragged,
             whole=None if self._share.ranks == 1 else size,
         )
+
+
+def ahead(batches: Iterator[Batch], place: Callable[[Batch], Batch]) -> Iterator[Batch]:
+    """Yield batches that ``place`` has put where they are used, each made while the one before it is used."""
+
+    def make() -> Batch | None:
+        batch = next(batches, None)
+        return None if batch is None else place(batch)
+
+    with ThreadPoolExecutor(max_workers=1) as maker:
+        coming = maker.submit(make)
+        while (batch := coming.result()) is not None:
+            coming = maker.submit(make)
+            yield batch
 
 
 class _Block(NamedTuple):

@@ -11,7 +11,7 @@ from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
 
 if TYPE_CHECKING:
-    from typing_extensions import Never
+    from typing import Never
 
 
 class ProgressBar(Observer):

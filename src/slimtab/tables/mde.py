@@ -258,7 +258,7 @@ class Mde(EmbeddingTable, method="mde"):
     def stats(self) -> dict[str, float]:
         """Return the mean width over features and over ids."""
         ids = torch.tensor([feature.num_ids for feature in self.features], dtype=torch.float64)
-        widths = self.widths.double()
+        widths = self.widths.double().cpu()
         return {
             "mean_width": float(widths.mean()),
             "mean_width_by_id": float((widths * ids).sum() / ids.sum()),

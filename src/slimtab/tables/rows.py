@@ -14,8 +14,9 @@ stores w divided by one scalar, and decaying the table means multiplying that sc
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,15 @@ class SteppedRows(Rows, abc.ABC):
     @abc.abstractmethod
     def step(self) -> None:
         """Decay every row, update the touched ones, and forget them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move rows, but no single numbers to a GPU: steps read those, and would wait for it each time."""
+        numbers = {name: b for name, b in self._buffers.items() if b is not None and b.dim() == 0}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, number in numbers.items():
+            if getattr(self, name).is_cuda:
+                setattr(self, name, number)
+        return self
 
     @abc.abstractmethod
     def _leaves(self) -> list[Tensor]:

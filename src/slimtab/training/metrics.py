@@ -59,8 +59,8 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[NDArray[np.floa
     model.eval()
     labels, probabilities = [], []
     for batch in batches:
-        probabilities.append(torch.sigmoid(model(batch).double()).numpy())
-        labels.append(batch.label.double().numpy())
+        probabilities.append(torch.sigmoid(model(batch).double()).cpu().numpy())
+        labels.append(batch.label.double().cpu().numpy())
     model.train(training)
     if not labels:
         raise SlimtabError("there are no rows to score; prepare the dataset with a larger share of them")

@@ -10,7 +10,6 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimtab.batch import Batch
@@ -226,7 +225,8 @@ class Trainer:
         self._save()
 
     def _prepare_stage(self) -> None:
-        """Give the stage the table is in its optimizers, its patience and its number of steps."""
+        """Give the stage the table is in its place, its optimizers, its patience and its number of steps."""
+        self.model.to(self.engine.device)  # a stage may have brought weights that stand elsewhere
         self.optimizers = Optimizers(self.model, self.rates, len(self.train_rows))
         self.optimizers.scale_lr(*self.table.learning_rates())
         if self.optimizers.on_validation is not None and self.held_out is None:
@@ -250,7 +250,7 @@ class Trainer:
     def _save(self) -> None:
         tensors = self._model_tensors()
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
-        tensors["generator"] = torch.get_rng_state()
+        tensors |= self.engine.generators()
         state = {
             "stage": self.table.stage,
             "method": self.table.method,
@@ -292,7 +292,7 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."), state["optimizer"])
-        torch.set_rng_state(tensors["generator"])
+        self.engine.set_generators(tensors)
         self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
         self.train_bytes = state["train_bytes"]
         self.best = state["best"] and Metrics(**state["best"])

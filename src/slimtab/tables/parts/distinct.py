@@ -73,4 +73,7 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0].contiguous()
+        if gradient.is_cuda:  # where one thread would add up the places of an id that a batch is full of
+            whole = gradient.new_zeros(len(ctx.which.values), gradient.shape[1])
+            return whole.index_add_(0, ctx.which.inverse, gradient), None
         return F.embedding_bag(ctx.which.order, gradient, ctx.which.starts, mode="sum"), None

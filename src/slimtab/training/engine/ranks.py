@@ -57,6 +57,12 @@ class RankedEngine(Engine):
     """
 
     def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        if config.training.device.startswith("cuda"):
+            raise SlimtabError(
+                f"ranks train on CPUs, and training.device is '{config.training.device}'; "
+                "start it without torchrun, or set training.device=cpu"
+            )
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == LEADER
         self.share = Share(self.rank, self.count)

@@ -20,10 +20,10 @@ def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
     """Give the engine of a run; ranks have found each other, and are of one mind.
 
     Raises:
-        SlimtabError: when a rank has other settings, data or versions.
+        SlimtabError: when there is no such device, or a rank has other settings, data or versions.
     """
     if not under_torchrun():
-        yield Engine()
+        yield Engine(config.training.device)
         return
     from torch import distributed
 
