@@ -31,6 +31,7 @@ from slimtab.data.loader import ahead
 from slimtab.models.base import build_model
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
+from slimtab.training.device import repeatable as kept_alike
 from slimtab.training.engine.base import Engine
 from slimtab.training.optimizers import Optimizers, fused_rows
 
@@ -40,7 +41,7 @@ STEPS_PER_EPOCH = 1000
 class Slimtab:
     """Steps as slimtab's trainer takes them."""
 
-    def __init__(self, features, method, budget, device, rows="rowwise_adamax"):
+    def __init__(self, features, method, budget, device, rows="rowwise_adamax", repeatable=True):
         settings = OptimizerSettings(rows=rows, rows_lr=worker.LEARNING_RATE, lr=worker.LEARNING_RATE)
         tables = TableCollection.build(
             features, worker.DIM, method, budget, make_rows=fused_rows(settings, STEPS_PER_EPOCH)
@@ -49,8 +50,13 @@ class Slimtab:
         self.model = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN}).to(device)
         self.optimizers = Optimizers(self.model, settings, STEPS_PER_EPOCH)
         self.steps = 0
+        self.repeatable = repeatable
 
     def train(self, batches):
+        with kept_alike(self.engine.device) if self.repeatable else contextlib.nullcontext():
+            self._train(batches)
+
+    def _train(self, batches):
         place = self.engine.place
         for batch in iter(batches) if place is None else ahead(iter(batches), place):
             self.model.tables.table.on_step(Clock(self.steps, STEPS_PER_EPOCH, 10 * STEPS_PER_EPOCH))
@@ -206,6 +212,7 @@ def main() -> None:
         "torchrec": Torchrec(features, device),
         "full": Slimtab(features, "full", None, device),
         "full-adagrad": Slimtab(features, "full", None, device, "rowwise_adagrad"),
+        "full, in any order": Slimtab(features, "full", None, device, repeatable=False),
     }
     for method, budget in (name.split(":") for name in options.methods):
         contenders[f"{method} {budget}"] = Slimtab(features, method, budget, device)

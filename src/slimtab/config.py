@@ -112,7 +112,7 @@ class TrainingSettings:
         log_steps: steps between points in TensorBoard.
         threads: torch threads; null leaves torch's choice.
         device: ``cpu``, ``cuda``, one of several as ``cuda:1``, or ``auto``: a GPU where torch sees one.
-            Ranks stay on CPUs.
+            Ranks take a GPU each.
     """
 
     epochs: int = 20

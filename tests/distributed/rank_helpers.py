@@ -7,7 +7,10 @@ import socket
 import traceback
 import warnings
 
-_SERVER = multiprocessing.get_context("forkserver")
+import torch
+
+# A process that has touched a GPU cannot be forked.
+_SERVER = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 _SERVER.set_forkserver_preload(
     ["torchrec.distributed.planner", "slimtab.run", "slimtab.training.engine.ranks"]
 )
@@ -49,8 +52,6 @@ def values(answers):
 
 
 def _rank(rank, count, port, pipe, work, args):
-    import torch
-
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     os.environ.update(

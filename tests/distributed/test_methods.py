@@ -63,11 +63,12 @@ def losses_of(engine, config, folder):
     )
     model = build_model("deepfm", tables, len(SCHEMA.numerics), {"mlp": [8]}).train()
     engine.begin(model, folder)
+    model.to(engine.device)
     optimizers = Optimizers(model, config.optimizer, STEPS)
     losses = []
     batches = [*planted_batches(SCHEMA, STEPS - 1, 64, 0), *planted_batches(SCHEMA, 1, 1, 9)]
     for step, batch in enumerate(batches):
-        mine = part(batch, engine.share)
+        mine = part(batch, engine.share).to(engine.device)
         table_of(model).on_step(Clock(step, STEPS, STEPS))
         optimizers.zero_grad()
         if optimizers.on_validation is not None:

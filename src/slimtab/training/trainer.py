@@ -19,7 +19,9 @@ from slimtab.errors import SlimtabError
 from slimtab.models.base import CTRModel
 from slimtab.tables.base import Clock, EmbeddingTable
 from slimtab.tables.grouped import read_config
+from slimtab.training.device import repeatable
 from slimtab.training.engine.base import Engine
+from slimtab.training.generators import generator_states, set_generators
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
@@ -106,10 +108,11 @@ class Trainer:
                 self.finished = self.table.stage == self.table.stages[-1]
         self._saved_at = time.perf_counter()
         try:
-            if self._stage_is_over and not self.finished:  # stopped while the next stage was being chosen
-                self._end_stage()
-            while not self.finished:
-                self._train_epoch()
+            with repeatable(self.engine.device):
+                if self._stage_is_over and not self.finished:  # stopped while the next stage was chosen
+                    self._end_stage()
+                while not self.finished:
+                    self._train_epoch()
         finally:
             for observer in self.observers:
                 observer.on_end()
@@ -250,7 +253,7 @@ class Trainer:
     def _save(self) -> None:
         tensors = self._model_tensors()
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
-        tensors |= self.engine.generators()
+        tensors |= generator_states(self.engine.device)
         state = {
             "stage": self.table.stage,
             "method": self.table.method,
@@ -292,7 +295,7 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."), state["optimizer"])
-        self.engine.set_generators(tensors)
+        set_generators(tensors, self.engine.device)
         self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
         self.train_bytes = state["train_bytes"]
         self.best = state["best"] and Metrics(**state["best"])

@@ -169,7 +169,9 @@ class QuantisedRows(SteppedRows, abc.ABC):
         if len(touched) == 1 and self.gather is None:
             address, values, grad = touched[0]
             return address, values.detach(), grad
-        addresses = torch.cat([self.steps.new_empty(0), *(address for address, _, _ in touched)])
+        addresses = torch.cat(
+            [self.size.new_empty(0, dtype=torch.int64), *(address for address, _, _ in touched)]
+        )
         grads = torch.cat([self.size.new_empty(0, self.width), *(grad for _, _, grad in touched)])
         if self.gather is not None:
             addresses, grads = torch.cat(self.gather(addresses)), torch.cat(self.gather(grads))

@@ -45,27 +45,14 @@ class Engine:
     leads: bool = True
     share: Share = WHOLE
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         """Train on ``device``; see :func:`~slimtab.training.device.pick_device`."""
-        self.device = pick_device(device)
+        self.device = pick_device(device) if isinstance(device, str) else device
 
     @property
     def place(self) -> Callable[[Batch], Batch] | None:
         """What brings a batch to where it is trained on; None where it is made there."""
         return None if self.device.type == "cpu" else lambda batch: batch.to(self.device)
-
-    def generators(self) -> dict[str, Tensor]:
-        """Return the states of the generators that a training draws from."""
-        states = {"generator": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["gpu_generator"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def set_generators(self, states: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`generators` returned; of a run begun on processors a GPU's own is not there."""
-        torch.set_rng_state(states["generator"])
-        if self.device.type == "cuda" and "gpu_generator" in states:
-            torch.cuda.set_rng_state(states["gpu_generator"], self.device)
 
     def make_rows(self, optimizer: OptimizerSettings, steps_per_epoch: int) -> RowsFactory:
         """Return what makes the rows of tables; see :func:`~slimtab.training.optimizers.fused_rows`."""

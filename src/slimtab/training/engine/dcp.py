@@ -40,7 +40,7 @@ def save_folder(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
         beside.mkdir(parents=True)
     dist.barrier()
     # A tensor without dimensions cannot be read in part, as any tensor is here.
-    held = {name: value.detach().reshape(value.shape or (1,)) for name, value in tensors.items()}
+    held = {name: value.detach().cpu().reshape(value.shape or (1,)) for name, value in tensors.items()}
     save(held, storage_writer=HuggingFaceStorageWriter(str(beside), save_distributed=True))
     if leads:
         scalars = [name for name, value in tensors.items() if not value.shape]

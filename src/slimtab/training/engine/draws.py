@@ -1,4 +1,4 @@
-"""Two generators on each rank: one that stands alike on all of them, and one of its own."""
+"""Two lots of generators on each rank: some that stand alike on all of them, and some of its own."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from contextlib import contextmanager
 
 import torch
 
+from slimtab.training.generators import generator_states, set_generators
+
 
 class Draws:
-    """Says which generator torch draws from: the common one, unless told otherwise.
+    """Says which generators torch draws from: the common ones, unless told otherwise.
 
     Args:
         rank: this process's number.
+        device: where it trains.
     """
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self._aside = torch.get_rng_state()  # of the generator that is not drawn from
+    def __init__(self, rank: int, device: torch.device) -> None:
+        self.rank, self.device = rank, device
+        self._aside = generator_states(device)  # of those that are not drawn from
 
     @contextmanager
     def own(self) -> Iterator[None]:
-        """Draw from a generator of this rank's own, that depends on where the common one stands."""
+        """Draw from generators of this rank's own, that depend on where the common ones stand."""
         seed = int(torch.randint(2**62, ()))
-        self._aside = torch.get_rng_state()
+        self._aside = generator_states(self.device)
         torch.manual_seed(seed + self.rank)
         try:
             yield
         finally:
-            torch.set_rng_state(self._aside)
+            set_generators(self._aside, self.device)
 
     def swap(self) -> None:
-        """Within :meth:`own`, go on drawing from the other one; every second call goes back."""
-        here = torch.get_rng_state()
-        torch.set_rng_state(self._aside)
+        """Within :meth:`own`, go on drawing from the others; every second call goes back."""
+        here = generator_states(self.device)
+        set_generators(self._aside, self.device)
         self._aside = here

@@ -37,7 +37,7 @@ class RanksFactory:
             return ReplicatedRows(num_rows, width, init_std, self.optimizer)
         if self.optimizer.kind != "rowwise_adagrad":
             raise SlimtabError(
-                f"rows spread over CPU ranks are moved by fbgemm, which has no {self.optimizer.kind} there; "
+                f"rows spread over ranks are moved by fbgemm, which has no {self.optimizer.kind} on CPUs; "
                 "set optimizer.rows=rowwise_adagrad, or raise ranks.shard_from above the table's size"
             )
         return ShardedRows(num_rows, width, init_std, self.optimizer)

@@ -33,6 +33,7 @@ class Cluster:
         memory: bytes of each.
         batch: rows of a step, all ranks' together.
         lookups: rows of tables that one row of a batch reads.
+        device: ``cpu`` or ``cuda``: where the ranks keep their rows.
     """
 
     count: int
@@ -40,6 +41,7 @@ class Cluster:
     memory: int
     batch: int
     lookups: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,13 @@ def place(modules: nn.ModuleDict, optimizer: RowOptimizer, cluster: Cluster) -> 
             )
     # The planner does not know of the accumulator beside each row.
     narrowest = min(config.embedding_dim for config in configs)
+    room = int(cluster.memory * narrowest / (narrowest + 1))
     with _quiet():
         topology = Topology(
             world_size=cluster.count,
             local_world_size=cluster.on_host,
-            compute_device="cpu",
-            ddr_cap=int(cluster.memory * narrowest / (narrowest + 1)),
+            compute_device=cluster.device,
+            **{"ddr_cap" if cluster.device == "cpu" else "hbm_cap": room},
         )
         planner = EmbeddingShardingPlanner(
             topology=topology,
@@ -154,7 +157,7 @@ def place(modules: nn.ModuleDict, optimizer: RowOptimizer, cluster: Cluster) -> 
     for option in chosen:
         for shard in option.shards:
             owners[option.name] = shard.rank
-            nbytes[shard.rank] += shard.storage.ddr + 4 * shard.size[0]
+            nbytes[shard.rank] += shard.storage.ddr + shard.storage.hbm + 4 * shard.size[0]
             milliseconds[shard.rank] += shard.perf.total
     return Placement(plan, owners, nbytes, milliseconds)
 

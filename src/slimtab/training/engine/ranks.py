@@ -54,19 +54,15 @@ class RankedEngine(Engine):
 
     Args:
         config: of the run.
+        device: this rank's own.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__()
-        if config.training.device.startswith("cuda"):
-            raise SlimtabError(
-                f"ranks train on CPUs, and training.device is '{config.training.device}'; "
-                "start it without torchrun, or set training.device=cpu"
-            )
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == LEADER
         self.share = Share(self.rank, self.count)
-        self.draws = Draws(self.rank)
+        self.draws = Draws(self.rank, self.device)
         self._config = config
 
     def check(self, data: Path, schema: Mapping[str, Any]) -> None:
@@ -125,9 +121,10 @@ class RankedEngine(Engine):
         cluster = Cluster(
             self.count,
             on_host,
-            _memory() // on_host,
+            self._memory(on_host),
             self._config.training.batch_size,
             lookups,
+            self.device.type,
         )
         modules = collections(stores)
         placement = place(modules, optimizer, cluster)
@@ -141,7 +138,7 @@ class RankedEngine(Engine):
         parallel = DistributedModelParallel(
             modules,
             env=ShardingEnv.from_process_group(dist.group.WORLD),
-            device=torch.device("cpu"),
+            device=self.device,
             plan=placement.plan,
             sharders=[sharder(optimizer)],
             init_data_parallel=False,
@@ -150,6 +147,12 @@ class RankedEngine(Engine):
         for name, rows in stores.items():
             rows.attach(parallel.module[name])
         torch.set_rng_state(common)  # torchrec and start values drew by what this rank holds
+
+    def _memory(self, on_host: int) -> int:
+        """Return the bytes of memory that this rank may take, one of ``on_host`` on its machine."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[1])
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // on_host
 
     def lead(self, act: Callable[[], Outcome]) -> Outcome:
         """Act on the leading rank; plain values it returns, and a :class:`SlimtabError`, reach all."""
@@ -236,7 +239,7 @@ class RankedEngine(Engine):
         """Add up over ranks the gradients of all parameters, and the loss, which is returned."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A parameter that no rank's rows needed keeps no gradient, as in one process.
-        touched = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+        touched = loss.new_tensor([parameter.grad is not None for parameter in parameters])
         grads = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([*(grad.flatten() for grad in grads), touched, loss[None]])
         dist.all_reduce(flat)
@@ -252,7 +255,7 @@ class RankedEngine(Engine):
         for name, value in tensors.items():
             if BLOCK not in name:
                 digest.update(name.encode())
-                digest.update(value.detach().reshape(-1).view(torch.uint8).numpy().data)
+                digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         check_alike({"copy of the weights": digest.hexdigest()[:16]})
 
 
@@ -266,8 +269,3 @@ def _installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
-
-
-def _memory() -> int:
-    """Bytes of memory this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

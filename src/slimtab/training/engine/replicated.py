@@ -17,7 +17,8 @@ class ReplicatedRows(FusedRows):
     def _collected(self) -> Touched | None:
         """Return the rows that any rank's gradients have reached, with the sum of those."""
         own = super()._collected()
-        address, gradient = self.steps.new_empty(0), self.packed.new_empty(0, self.width)
+        address = self.packed.new_empty(0, dtype=torch.int64)
+        gradient = self.packed.new_empty(0, self.width)
         if own is not None and own.values.grad is not None:
             address, gradient = own.address, own.values.grad
         addresses, gradients = torch.cat(gather(address)), torch.cat(gather(gradient))

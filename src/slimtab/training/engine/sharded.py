@@ -90,6 +90,7 @@ class ShardedRows(SteppedRows):
 
     scale: Tensor
     steps: Tensor
+    _edges: Tensor
 
     def __init__(self, num_rows: int, width: int, init_std: float, optimizer: RowOptimizer) -> None:
         super().__init__()
@@ -99,7 +100,8 @@ class ShardedRows(SteppedRows):
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._longest = -(-num_rows // self.blocks)
-        self._edges = torch.arange(self.blocks + 1) * self._longest
+        edges = torch.arange(self.blocks + 1) * self._longest
+        self.register_buffer("_edges", edges, persistent=False)
         self._generator = torch.get_rng_state()
         for _ in self._start_values():  # so that what is drawn next is what one process draws next
             pass
@@ -200,7 +202,7 @@ class ShardedRows(SteppedRows):
         for number in range(self.blocks):
             rows = self._rows_of(number)
             if number in self._own:
-                sent = self._own[number].weight[:rows] * self.scale.float()
+                sent = (self._own[number].weight[:rows] * self.scale.float()).cpu()
                 if not lead:
                     dist.send(sent, LEADER)
             elif lead:
@@ -271,13 +273,13 @@ class ShardedRows(SteppedRows):
         counts = starts.diff()
         block = torch.repeat_interleave(counts)
         bags = max(1, int(counts.max()))  # of each block; one with fewer rows leaves its last ones empty
-        lengths = (torch.arange(bags) < counts[:, None]).to(torch.int64).flatten()
+        lengths = (torch.arange(bags, device=rows.device) < counts[:, None]).to(torch.int64).flatten()
         asked = KeyedJaggedTensor(self._keys, rows - self._edges[block], lengths=lengths, stride=bags)
         answer = self._tables(asked)
         if self._column is None:
             place = {key: at for at, key in enumerate(answer.keys())}
-            self._column = torch.tensor([place[key] for key in self._keys])
-        inside = torch.arange(len(rows)) - starts[block]
+            self._column = rows.new_tensor([place[key] for key in self._keys])
+        inside = torch.arange(len(rows), device=rows.device) - starts[block]
         return _Found(answer.values(), inside * self.blocks + self._column[block])
 
     def _send(self) -> None:

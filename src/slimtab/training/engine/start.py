@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from slimtab.config import RunConfig
 from slimtab.errors import SlimtabError
 from slimtab.schema import Schema
+from slimtab.training.device import rank_device
 from slimtab.training.engine.base import Engine
 from slimtab.training.engine.group import under_torchrun
 
@@ -29,13 +32,14 @@ def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
 
     from slimtab.training.engine.ranks import RankedEngine
 
+    device = rank_device(config.training.device)
     ours = not distributed.is_initialized()
     if ours:
-        _meet()
+        _meet(device)
     # Torchrec traces modules; that torch has news about tracing is of no use to those who train.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     try:
-        engine = RankedEngine(config)
+        engine = RankedEngine(config, device)
         engine.check(Path(config.data), schema.to_dict())
         yield engine
     except RuntimeError as error:
@@ -50,7 +54,7 @@ def engine_for(config: RunConfig, schema: Schema) -> Iterator[Engine]:
             distributed.destroy_process_group()
 
 
-def _meet() -> None:
+def _meet(device: torch.device) -> None:
     """Enter the process group, beside what earlier attempts of the same torchrun left in its store.
 
     Without ``--standalone`` torchrun keeps one store for all attempts, and ranks would call at the addresses
@@ -61,7 +65,11 @@ def _meet() -> None:
 
     store, rank, count = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    init_process_group("gloo", store=PrefixStore(f"slimtab/{attempt}", store), rank=rank, world_size=count)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    init_process_group(backend, store=PrefixStore(f"slimtab/{attempt}", store), rank=rank, world_size=count)
 
 
 def _is_lost(error: RuntimeError) -> bool:

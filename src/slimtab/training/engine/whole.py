@@ -43,6 +43,8 @@ class WholeLookups:
     ) -> tuple[Tensor, Tensor] | None:
         if not _learns(table):
             return None
+        if self._offset is not None:
+            self._offset = self._offset.to(args[0].device)
         ranks = gather(torch.stack(args, dim=1))
         ids, slot = torch.cat(ranks).unbind(dim=1)
         # In the order of one process, which numbers what it looks up in this way.
