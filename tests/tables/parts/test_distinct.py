@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimtab.tables.parts.distinct import distinct
+from slimtab.tables.parts.distinct import _add_up, _add_up_on_gpu, distinct
 
 NUMBERS = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=200)
 
@@ -32,3 +32,10 @@ def test_expanding_and_its_gradient_equal_indexing(numbers: list[int]) -> None:
     (reference[found.inverse] * weight).sum().backward()
     assert torch.equal(found.expand(ours), reference[found.inverse])
     assert torch.allclose(ours.grad, reference.grad)
+
+
+@given(NUMBERS)
+def test_a_gpu_adds_up_what_processors_add_up(numbers: list[int]) -> None:
+    found = distinct(torch.tensor(numbers, dtype=torch.int64))
+    gradient = torch.randn(len(numbers), 3)
+    assert torch.allclose(_add_up_on_gpu(found, gradient), _add_up(found, gradient), atol=1e-5)

@@ -72,8 +72,19 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].contiguous()
-        if gradient.is_cuda:  # where one thread would add up the places of an id that a batch is full of
-            whole = gradient.new_zeros(len(ctx.which.values), gradient.shape[1])
-            return whole.index_add_(0, ctx.which.inverse, gradient), None
-        return F.embedding_bag(ctx.which.order, gradient, ctx.which.starts, mode="sum"), None
+        which, gradient = ctx.which, gradients[0].contiguous()
+        return (_add_up_on_gpu if gradient.is_cuda else _add_up)(which, gradient), None
+
+
+def _add_up(which: Distinct, gradient: Tensor) -> Tensor:
+    return F.embedding_bag(which.order, gradient, which.starts, mode="sum")
+
+
+def _add_up_on_gpu(which: Distinct, gradient: Tensor) -> Tensor:
+    """Return the same, where one thread would add up all places of an id that a batch is full of."""
+    if len(which.values) == len(which.inverse):
+        return gradient.index_select(0, which.order)
+    whole: Tensor = torch.ops.aten.embedding_dense_backward(
+        gradient, which.inverse, len(which.values), -1, False
+    )
+    return whole
