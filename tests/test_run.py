@@ -27,7 +27,15 @@ from slimtab.training.checkpoint import latest_checkpoint
 from slimtab.training.metrics import evaluate
 
 # What a clock, a machine or a path decides.
-INCIDENTAL = ("run", "wall_seconds", "rows_per_second", "checkpoint_bytes", "peak_memory_bytes", "lookup")
+INCIDENTAL = (
+    "run",
+    "wall_seconds",
+    "rows_per_second",
+    "checkpoint_bytes",
+    "peak_memory_bytes",
+    "peak_device_bytes",
+    "lookup",
+)
 
 
 def settings(data, run, /, **changes):
