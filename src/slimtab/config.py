@@ -106,7 +106,8 @@ class TrainingSettings:
         eval_steps: validate every so many steps; null validates after each epoch.
         patience: validations without a better logloss before training stops. One is not counted, nor drops
             rates, while they are what they began as.
-        lr_drop: both learning rates are multiplied by this at each such validation.
+        lr_drop: both learning rates are multiplied by this at each such validation, and near the end if there
+            was none.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
         log_steps: steps between points in TensorBoard.

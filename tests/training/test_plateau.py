@@ -31,8 +31,19 @@ def test_rates_drop_at_the_second_in_a_row_and_then_at_each():
     plateau, drops = Plateau(2), []
     for loss in (0.5, 0.6, 0.4, 0.5, 0.6, 0.3, 0.4):
         plateau.update(loss)
-        drops.append(plateau.bad > 0)
+        drops.append(plateau.drops)
     assert drops == [False, False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "drops"), [([0.5, 0.4], [True, False]), ([0.4, 0.5, 0.6], [False, False])]
+)
+def test_rates_drop_near_the_end_if_they_never_did(before, drops):
+    """Once; where they have dropped already, validations go on deciding."""
+    plateau = Plateau(2)
+    for loss in before:
+        plateau.update(loss)
+    assert [plateau.update(loss, closing=True) and plateau.drops for loss in (0.3, 0.2)] == drops
 
 
 def test_not_a_number_is_never_best():

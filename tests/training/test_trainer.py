@@ -15,6 +15,7 @@ from slimtab.errors import SlimtabError
 from slimtab.models.base import build_model
 from slimtab.testing import fake_dataset, fake_schema
 from slimtab.training.checkpoint import latest_checkpoint, read_tensors
+from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer
 from slimtab.training.optimizers import fused_rows
 from slimtab.training.trainer import Trainer
@@ -319,3 +320,23 @@ def test_settings_are_left_as_they_were(data, tmp_path):
     before = dataclasses.asdict(trainer.settings)
     trainer.fit()
     assert dataclasses.asdict(trainer.settings) == before
+
+
+def test_rates_fall_near_the_end_though_every_validation_was_better(data, tmp_path, monkeypatch):
+    trainer = make(data, tmp_path, "training.epochs=10", "training.patience=3")
+    losses = iter(range(20, 0, -1))
+    monkeypatch.setattr(trainer.engine, "evaluate", lambda *_: Metrics(0.5, next(losses), 1.0, 200))
+    rates = []
+    trainer.observers = [Rates(trainer, rates)]
+    trainer.fit()
+    assert rates == pytest.approx([5e-4] * 8 + [5e-5] * 2)
+
+
+class Rates(Observer):
+    """Keeps the network's learning rate at each validation."""
+
+    def __init__(self, trainer, rates):
+        self.trainer, self.rates = trainer, rates
+
+    def on_validation(self, step, metrics, best):
+        self.rates.append(self.trainer.optimizers.dense.param_groups[0]["lr"])

@@ -190,21 +190,28 @@ class Trainer:
 
     def _validate(self) -> None:
         # Click models overfit within an epoch or two: go on from the best weights, carefully.
-        if not self._score() and self.plateau.bad:
+        self._score()
+        if self.plateau.drops:
             self._load_best()
             self.optimizers.scale_lr(self.settings.lr_drop, self.settings.lr_drop)
         self.finished = self._stage_is_over and self.table.stage == self.table.stages[-1]
 
-    def _score(self) -> bool:
-        """Score the validation rows; keep the weights and return True when they are the stage's best."""
+    def _score(self) -> None:
+        """Score the validation rows, and keep the weights when they are the stage's best."""
         metrics = self.engine.evaluate(self.model, self.valid_rows, self._check_finite)
-        best = self.plateau.update(metrics.logloss)
+        best = self.plateau.update(metrics.logloss, self._is_closing)
         if best:
             self.best = metrics
             self.engine.write(self._best_path, self.model.state_dict(), {"step": self.step})
         for observer in self.observers:
             observer.on_validation(self.step, metrics, best)
-        return best
+
+    @property
+    def _is_closing(self) -> bool:
+        """Whether the last few validations are left, of which there is one for a fifth of all at most."""
+        every = self.settings.eval_steps or len(self.train_rows)
+        left, whole = ((self.total - step) // every for step in (self.step, self.began))
+        return 0 < left <= min(self.settings.patience + 1, whole // 5)
 
     @property
     def _stage_is_over(self) -> bool:
