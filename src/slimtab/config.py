@@ -104,10 +104,9 @@ class TrainingSettings:
         epochs: at most this many passes over the training rows.
         batch_size: rows per step.
         eval_steps: validate every so many steps; null validates after each epoch.
-        patience: validations without a better logloss before training stops. One is not counted, nor drops
-            rates, while they are what they began as.
-        lr_drop: both learning rates are multiplied by this at each such validation, and near the end if there
-            was none.
+        patience: validations in a row without a better logloss that are borne: once before the learning rates
+            drop for the first time, and once more, with a drop at each, before training stops.
+        lr_drop: both learning rates are multiplied by this at each drop.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
         log_steps: steps between points in TensorBoard.

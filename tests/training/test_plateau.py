@@ -10,10 +10,10 @@ from slimtab.training.plateau import Plateau
 @pytest.mark.parametrize(
     ("patience", "losses", "best", "stops_at"),
     [
-        (0, [0.5, 0.4, 0.41, 0.42], [True, True, False, False], 3),
-        (0, [0.5, 0.51, 0.4, 0.41, 0.3], [True, False, True, False, True], None),  # one alone may be chance
+        (0, [0.5, 0.4, 0.41, 0.42], [True, True, False, False], 2),
+        (1, [0.5, 0.51, 0.4, 0.41, 0.3], [True, False, True, False, True], None),  # one alone may be chance
         (1, [0.5, 0.6, 0.6, 0.4, 0.5, 0.45], [True, False, False, True, False, False], 5),
-        (2, [0.5, 0.5, 0.5, 0.5, 0.5], [True, False, False, False, False], 4),  # equal is no improvement
+        (2, [0.5] * 6, [True, *[False] * 5], 5),  # equal is no improvement
         (5, [0.5, 0.4, 0.3], [True, True, True], None),
     ],
 )
@@ -27,8 +27,8 @@ def test_counts_validations_in_a_row_without_a_better_one(patience, losses, best
     assert stopped == stops_at
 
 
-def test_rates_drop_at_the_second_in_a_row_and_then_at_each():
-    plateau, drops = Plateau(2), []
+def test_rates_drop_when_patience_is_used_up_and_then_at_each():
+    plateau, drops = Plateau(1), []
     for loss in (0.5, 0.6, 0.4, 0.5, 0.6, 0.3, 0.4):
         plateau.update(loss)
         drops.append(plateau.drops)
@@ -40,7 +40,7 @@ def test_rates_drop_at_the_second_in_a_row_and_then_at_each():
 )
 def test_rates_drop_near_the_end_if_they_never_did(before, drops):
     """Once; where they have dropped already, validations go on deciding."""
-    plateau = Plateau(2)
+    plateau = Plateau(1)
     for loss in before:
         plateau.update(loss)
     assert [plateau.update(loss, closing=True) and plateau.drops for loss in (0.3, 0.2)] == drops
@@ -60,7 +60,8 @@ def test_state_round_trip():
         plateau.update(loss)
     again = Plateau(**plateau.state_dict())
     assert again == plateau
-    again.update(0.8)
-    assert not again.stop
+    for _ in range(2):
+        again.update(0.8)
+        assert not again.stop
     again.update(0.8)
     assert again.stop

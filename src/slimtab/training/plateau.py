@@ -9,20 +9,20 @@ from typing import Any
 
 @dataclass
 class Plateau:
-    """Counts validations that brought nothing.
+    """Counts validations in a row that brought nothing, twice over.
 
-    At the rate a stage begins with, validations are noisy, and one without a better logloss may be chance: it
-    is not counted unless another follows. What drops too early never gets as far, and what never drops keeps
-    the noise: so the rate drops near the end of the stage if it has not before.
+    At the rate a stage begins with, gains are small next to the noise of validations, and what drops early
+    never gets as far: as many as patience allows are borne before the rate drops for the first time. From
+    then on it drops at each, and the stage ends when patience is used up again. What never drops keeps the
+    noise: so the rate drops near the end of the stage if it has not before.
 
     Attributes:
         patience: how many in a row are allowed.
         best: lowest logloss so far.
-        bad: counted validations since then.
-        drops: whether the learning rate drops after the last validation: at each that is counted, and once
-            near the end.
+        bad: validations since then at which the rate dropped.
+        drops: whether it drops after the last validation.
         dropped: whether it ever did.
-        spared: whether the last one was not counted.
+        spared: validations since the best that were borne.
     """
 
     patience: int
@@ -30,24 +30,24 @@ class Plateau:
     bad: int = 0
     drops: bool = False
     dropped: bool = False
-    spared: bool = False
+    spared: int = 0
 
     def update(self, logloss: float, closing: bool = False) -> bool:
         """Take one validation in and return whether it is the best so far; ``closing`` near the end."""
         better = logloss < self.best
         if better:
-            self.best, self.bad, self.spared = logloss, 0, False
-        elif self.dropped or self.spared:
+            self.best, self.bad, self.spared = logloss, 0, 0
+        elif self.dropped or self.spared == self.patience:
             self.bad += 1
         else:
-            self.spared = True
+            self.spared += 1
         self.drops = self.bad > 0 or (closing and not self.dropped)
         self.dropped |= self.drops
         return better
 
     @property
     def stop(self) -> bool:
-        """Whether patience is used up."""
+        """Whether patience is used up for the second time."""
         return self.bad > self.patience
 
     def state_dict(self) -> dict[str, Any]:
