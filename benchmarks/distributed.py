@@ -16,9 +16,9 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+import plain_torchrec
 from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.config import build_config
@@ -50,74 +50,15 @@ class Slimtab:
         return loss
 
 
-class Bags(nn.Module):
-    """DeepFM over an `EmbeddingBagCollection`."""
-
-    def __init__(self, schema):
-        from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
-
-        super().__init__()
-        self.bags = EmbeddingBagCollection(
-            tables=[
-                EmbeddingBagConfig(
-                    name=f"t_{f.name}", embedding_dim=DIM, num_embeddings=f.num_ids, feature_names=[f.name]
-                )
-                for f in schema.features
-            ],
-            device=torch.device("meta"),
-        )
-        with torch.device("meta"):
-            tables = TableCollection.build(schema.features, DIM)
-        self.names = [f.name for f in schema.features]
-        self.net = build_model("deepfm", tables, len(schema.numerics), {})
-        self.net.tables = None
-
-    def forward(self, dense, ids):
-        pooled = self.bags(ids)
-        vectors = pooled.values().view(len(dense), len(self.names), DIM)
-        return self.net.interact(dense, vectors)
-
-
 class Torchrec:
     """Steps as torchrec's users take them."""
 
     def __init__(self, schema, config):
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
-        from torchrec.distributed import DistributedModelParallel
-        from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-        from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-        from torchrec.distributed.types import ShardingEnv
-
         torch.manual_seed(0)
-        model = Bags(schema)
-        sharder = EmbeddingBagCollectionSharder(
-            fused_params={
-                "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-                "learning_rate": config.optimizer.rows_lr,
-                "eps": 1e-8,
-            }
-        )
-        # Left alone, the planner puts small tables on every rank, with an optimizer of another kind.
-        constraints = {
-            f"t_{feature.name}": ParameterConstraints(
-                sharding_types=["table_wise"], compute_kernels=["fused"]
-            )
-            for feature in schema.features
-        }
-        planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=dist.get_world_size(), compute_device="cpu"),
-            constraints=constraints,
-        )
-        plan = planner.collective_plan(model, [sharder], dist.group.WORLD)
-        self.model = DistributedModelParallel(
-            model,
-            env=ShardingEnv.from_process_group(dist.group.WORLD),
-            device=torch.device("cpu"),
-            plan=plan,
-            sharders=[sharder],
-        )
-        dense = [p for name, p in self.model.named_parameters() if ".bags." not in name]
-        self.dense = torch.optim.AdamW(dense, lr=config.optimizer.lr, weight_decay=0.0, fused=True)
+        features = schema.features
+        model = plain_torchrec.Bags(features, DIM, len(schema.numerics), {})
+        rates = config.optimizer.rows_lr, config.optimizer.lr
+        self.model, self.dense = plain_torchrec.parallel(model, features, *rates, torch.device("cpu"))
 
     def step(self, batch):
         self.dense.zero_grad()

@@ -18,10 +18,11 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
+import plain_torchrec
 import worker
 import workload
 from slimtab.batch import Batch
@@ -36,6 +37,11 @@ from slimtab.training.engine.base import Engine
 from slimtab.training.optimizers import Optimizers, fused_rows
 
 STEPS_PER_EPOCH = 1000
+
+
+def brought(batches, engine):
+    """Batches where ``engine`` trains, as slimtab's loader brings them there."""
+    return batches if engine.place is None else ahead(iter(batches), engine.place)
 
 
 class Slimtab:
@@ -57,8 +63,7 @@ class Slimtab:
             self._train(batches)
 
     def _train(self, batches):
-        place = self.engine.place
-        for batch in iter(batches) if place is None else ahead(iter(batches), place):
+        for batch in brought(batches, self.engine):
             self.model.tables.table.on_step(Clock(self.steps, STEPS_PER_EPOCH, 10 * STEPS_PER_EPOCH))
             self.optimizers.zero_grad()
             self.engine.collect(self.model, batch, lambda _: None)
@@ -70,18 +75,14 @@ class Network:
     """The network alone, over embeddings that lie on the device: the floor."""
 
     def __init__(self, features, device, batch):
-        with torch.device("meta"):
-            tables = TableCollection.build([Feature(f.name, 4) for f in features], worker.DIM)
-        self.model = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN})
-        self.model.tables = None
-        self.model.to(device)
+        options = {"mlp": worker.HIDDEN}
+        self.model = plain_torchrec.network(features, worker.DIM, workload.DENSE, options).to(device)
         self.engine = Engine(str(device))
         self.vectors = (0.01 * torch.randn(batch, len(features), worker.DIM, device=device)).requires_grad_()
         self.dense = torch.optim.AdamW(self.model.parameters(), lr=worker.LEARNING_RATE, fused=True)
 
     def train(self, batches):
-        place = self.engine.place
-        for batch in iter(batches) if place is None else ahead(iter(batches), place):
+        for batch in brought(batches, self.engine):
             self.dense.zero_grad()
             self.vectors.grad = None
             loss = binary_cross_entropy_with_logits(
@@ -112,73 +113,21 @@ class Pipelined(Pipelineable):
         return Pipelined(self.dense.pin_memory(), self.ids.pin_memory(), self.label.pin_memory())
 
 
-class Bags(nn.Module):
-    """The same DeepFM on torchrec's tables."""
-
-    def __init__(self, features):
-        from torchrec.modules.embedding_configs import EmbeddingBagConfig
-        from torchrec.modules.embedding_modules import EmbeddingBagCollection
-
-        super().__init__()
-        self.bags = EmbeddingBagCollection(
-            tables=[
-                EmbeddingBagConfig(
-                    name=f"t_{f.name}",
-                    embedding_dim=worker.DIM,
-                    num_embeddings=f.num_ids,
-                    feature_names=[f.name],
-                )
-                for f in features
-            ],
-            device=torch.device("meta"),
-        )
-        with torch.device("meta"):
-            tables = TableCollection.build([Feature(f.name, 4) for f in features], worker.DIM)
-        self.net = build_model("deepfm", tables, workload.DENSE, {"mlp": worker.HIDDEN})
-        self.net.tables = None
+class Bags(plain_torchrec.Bags):
+    """The same, as TorchRec's pipelines want it: a batch in, its loss out."""
 
     def forward(self, batch):
-        vectors = self.bags(batch.ids).values().view(-1, workload.FEATURES, worker.DIM)
-        logit = self.net.interact(batch.dense, vectors)
-        loss = binary_cross_entropy_with_logits(logit, batch.label)
-        return loss, logit.detach()
+        logit = super().forward(batch.dense, batch.ids)
+        return binary_cross_entropy_with_logits(logit, batch.label), logit.detach()
 
 
 class Torchrec:
     """Steps as torchrec's users take them."""
 
     def __init__(self, features, device):
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
-        from torchrec.distributed import DistributedModelParallel
-        from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-        from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-        from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-        from torchrec.distributed.types import ShardingEnv
-
-        model = Bags(features)
-        sharder = EmbeddingBagCollectionSharder(
-            fused_params={
-                "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-                "learning_rate": worker.LEARNING_RATE,
-                "eps": 1e-8,
-            }
-        )
-        constraints = {
-            f"t_{f.name}": ParameterConstraints(sharding_types=["table_wise"], compute_kernels=["fused"])
-            for f in features
-        }
-        planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=1, compute_device=device.type), constraints=constraints
-        )
-        self.model = DistributedModelParallel(
-            model,
-            env=ShardingEnv.from_process_group(dist.group.WORLD),
-            device=device,
-            plan=planner.collective_plan(model, [sharder], dist.group.WORLD),
-            sharders=[sharder],
-        )
-        dense = [p for name, p in self.model.named_parameters() if ".bags." not in name]
-        optimizer = torch.optim.AdamW(dense, lr=worker.LEARNING_RATE, fused=True)
+        model = Bags(features, worker.DIM, workload.DENSE, {"mlp": worker.HIDDEN})
+        rates = worker.LEARNING_RATE, worker.LEARNING_RATE
+        self.model, optimizer = plain_torchrec.parallel(model, features, *rates, device)
         self.pipeline = TrainPipelineSparseDist(self.model, optimizer, device)
         self.device = device
 

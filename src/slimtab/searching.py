@@ -73,7 +73,7 @@ def search_run(config: RunConfig, settings: SearchSettings) -> dict[str, Any]:
     def choose(model: CTRModel, stage: str) -> None:
         if isinstance(model.tables.table, OptEmbed):
             keep_supernet(folder)
-            _Search(config, settings, model.cpu(), folder).run()
+            _Search(config, settings, model, folder).run()
         else:
             model.tables.table.choose(stage)  # type: ignore[operator]
 
@@ -99,7 +99,7 @@ def join_search(config: RunConfig, settings: SearchSettings, worker: int) -> int
 
     def choose(model: CTRModel, stage: str) -> None:
         nonlocal scored
-        scored = _Search(config, settings, model.cpu(), folder, worker).evolve()
+        scored = _Search(config, settings, model, folder, worker).evolve()
         raise _SearchIsOver
 
     with tempfile.TemporaryDirectory() as place, contextlib.suppress(_SearchIsOver):
@@ -145,7 +145,7 @@ class _Search:
         budget = config.table.budget
         self.budget = None if budget is None else Budget.parse(budget).resolve(self.full)
         some, self.others = split(list(Loader(data, "valid", _BATCH, shuffle=False)), settings.rows)
-        self.candidates = Candidates(model, some)
+        self.candidates = Candidates(model.cpu(), some)  # where the batches are
         belongs = {"data": schema.fingerprint(), "dim": table.dim, "method": table.method}
         front = settings.objective == "front"
         self.study = search_study(

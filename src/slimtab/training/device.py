@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,9 @@ def pick_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
         raise SlimtabError(f"training.device is '{wanted}'; give auto, cpu, cuda, or cuda:1 and the like")
+    device = torch.device(wanted)
     seen = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= seen:
         there = f"{seen} GPU(s)" if seen else "no GPU"
