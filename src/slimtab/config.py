@@ -104,9 +104,10 @@ class TrainingSettings:
         epochs: at most this many passes over the training rows.
         batch_size: rows per step.
         eval_steps: validate every so many steps; null validates after each epoch.
-        patience: validations in a row without a better logloss that are borne: once before the learning rates
-            drop for the first time, and once more, with a drop at each, before training stops.
-        lr_drop: both learning rates are multiplied by this at each drop.
+        patience: validations in a row without a better logloss that are borne. At the next one training goes
+            back to the best weights, and learning rates begin to fall.
+        cooldown: validations during which both learning rates fall to nothing before training ends, a fifth
+            of it at most.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
         log_steps: steps between points in TensorBoard.
@@ -119,7 +120,7 @@ class TrainingSettings:
     batch_size: int = 1024
     eval_steps: int | None = None
     patience: int = 2
-    lr_drop: float = 0.1
+    cooldown: int = 1
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int | None = None
     log_steps: int = 20
@@ -307,7 +308,7 @@ _LEAST = {
     "training.batch_size": 1,
     "training.eval_steps": 1,
     "training.patience": 0,
-    "training.lr_drop": 0,
+    "training.cooldown": 1,
     "training.checkpoint_minutes": 0,
     "training.checkpoint_steps": 1,
     "training.log_steps": 1,

@@ -128,7 +128,6 @@ def test_runs_without_hope_are_pruned(prepared, tmp_path, objective):
         "training.epochs": 5,
         "training.eval_steps": 4,
         "training.patience": 50,
-        "training.lr_drop": 1.0,
     }
     path = sweep_file(tmp_path, prepared, objectives=[objective], space=space, settings=long, trials=6)
     out = tmp_path / "out"

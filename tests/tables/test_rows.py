@@ -112,7 +112,7 @@ def test_rows_untouched_for_long_owe_all_their_decay(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_learning_rate_changes_midway(kind):
-    """The trainer drops it on a plateau; the decay falls with it, and nothing is owed at the old rate."""
+    """The trainer lets it fall; the decay falls with it, and nothing is owed at the old rate."""
     rows, rng = fused(kind, decay=2.0), np.random.default_rng(3)
     dense = DenseRule(rows)
     for number in range(150):

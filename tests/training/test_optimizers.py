@@ -86,28 +86,29 @@ def test_an_epoch_without_steps_is_one_line():
         fused_rows(SETTINGS, 0)
 
 
-def test_learning_rates_scale_together():
-    """A plateau slows the whole model down."""
+def test_a_step_scales_all_rates_and_leaves_them_what_they_are():
+    """Rates fall at the end of a stage; a factor of the table's own stays."""
     model = Small()
     optimizers = Optimizers(model, SETTINGS)
-    optimizers.scale_lr(0.1, 0.1)
-    assert model.rows.lr == pytest.approx(0.005)
-    assert optimizers.dense.param_groups[0]["lr"] == pytest.approx(0.001)
+    optimizers.scale_lr(0.5, 0.1)
+    for scale in (1.0, 0.1, 0.2):
+        optimizers.step(scale)
+        assert model.rows.lr == pytest.approx(scale * 0.005)
+        assert optimizers.dense.param_groups[0]["lr"] == pytest.approx(scale * 0.005)
 
 
 def test_round_trip_continues_identically():
-    """Moments, steps and learning rates: what a checkpoint of the optimizer must hold."""
+    """Moments and steps: what a checkpoint of the optimizer must hold."""
     model = Small()
     optimizers = Optimizers(model, SETTINGS)
     train(model, optimizers, 7)
-    optimizers.scale_lr(0.5, 0.5)
-    weights, tensors, scalars = state(model), dict(optimizers.tensors()), optimizers.scalars()
+    weights, tensors = state(model), dict(optimizers.tensors())
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
 
     other = Small(seed=5)
     other.load_state_dict(weights)
     again = Optimizers(other, SETTINGS)
-    again.load(tensors, scalars)
+    again.load(tensors)
     train(model, optimizers, 7, seed=1)
     train(other, again, 7, seed=1)
     assert same(state(model), state(other))
@@ -117,7 +118,7 @@ def test_a_checkpoint_before_the_first_step():
     """AdamW has no state yet; loading that is no error."""
     optimizers = Optimizers(Small(), SETTINGS)
     assert optimizers.tensors() == {}
-    optimizers.load({}, optimizers.scalars())
+    optimizers.load({})
 
 
 def test_zero_grad_forgets_rows_too():

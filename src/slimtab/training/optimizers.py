@@ -53,8 +53,6 @@ class Optimizers:
         by_validation = {parameter: lr for table in tables for parameter, lr in table.by_validation()}
         network = [p for p in model.parameters() if not (p in row_like or p in by_sgd or p in by_validation)]
         rule = fused_rows(settings, steps_per_epoch).optimizer
-        for rows in self.rows.values():
-            rows.lr = rule.lr  # rows that outlive a stage must not keep the rate it had dropped to
         groups: list[dict[str, Any]] = [
             {
                 "params": network,
@@ -71,6 +69,7 @@ class Optimizers:
         ]
         self.dense = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         self.plain, self.on_validation = _sgd(by_sgd), _sgd(by_validation)
+        self._network_lr, self._rows_lr = settings.lr, rule.lr
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -80,8 +79,12 @@ class Optimizers:
         for rows in self.rows.values():
             rows.zero_grad()
 
-    def step(self) -> None:
-        """Apply all gradients."""
+    def step(self, scale: float = 1.0) -> None:
+        """Apply all gradients, with learning rates ``scale`` times what they are."""
+        for group in self.dense.param_groups:
+            group["lr"] = scale * (self._rows_lr if group["rows"] else self._network_lr)
+        for stepped in self.rows.values():
+            stepped.lr = scale * self._rows_lr
         self.dense.step()
         if self.plain is not None:
             self.plain.step()
@@ -96,34 +99,21 @@ class Optimizers:
 
     def scale_lr(self, network: float, rows: float) -> None:
         """Multiply the learning rate of the network, and that of rows and what stands for them."""
-        for group in self.dense.param_groups:
-            group["lr"] *= rows if group["rows"] else network
-        for stepped in self.rows.values():
-            stepped.lr *= rows
+        self._network_lr *= network
+        self._rows_lr *= rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Return AdamW's state by ``index.name``. The rows' own state is in the model's ``state_dict``."""
         state: dict[int, dict[str, Tensor]] = self.dense.state_dict()["state"]
         return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
 
-    def scalars(self) -> dict[str, Any]:
-        """Return learning rates: what :meth:`tensors` cannot hold."""
-        return {
-            "lr": [group["lr"] for group in self.dense.param_groups],
-            "rows_lr": {name: rows.lr for name, rows in self.rows.items()},
-        }
-
-    def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-        """Restore what :meth:`tensors` and :meth:`scalars` returned."""
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what :meth:`tensors` returned."""
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
         self.dense.load_state_dict({**self.dense.state_dict(), "state": state})
-        for group, lr in zip(self.dense.param_groups, scalars["lr"], strict=True):
-            group["lr"] = lr
-        for name, rows in self.rows.items():
-            rows.lr = scalars["rows_lr"][name]
 
 
 def train_bytes(model: nn.Module) -> int:

@@ -26,7 +26,7 @@ from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer, StepReport
 from slimtab.training.optimizers import Optimizers, train_bytes
-from slimtab.training.plateau import Plateau
+from slimtab.training.schedule import Schedule
 from slimtab.training.stepping import enter_stage, table_of
 
 
@@ -34,8 +34,8 @@ class Trainer:
     """Trains a model on a dataset; validation decides when to stop and which weights are kept.
 
     The stages of the model's table follow one another: each begins with the best weights of the one before,
-    or with the start values where the table rewinds to them, has optimizers and patience of its own, and may
-    last ``training.epochs``.
+    or with the start values where the table rewinds to them, has optimizers and a schedule of its own, and
+    may last ``training.epochs``.
 
     Args:
         model: the model, with its tables.
@@ -104,7 +104,7 @@ class Trainer:
                 self.engine.write(self._initial_path, self.model.state_dict(), {})
             if trained:
                 self._score()
-                self.plateau.bad = self.plateau.patience + 1
+                self.schedule.end(0)
                 self.finished = self.table.stage == self.table.stages[-1]
         self._saved_at = time.perf_counter()
         try:
@@ -133,7 +133,7 @@ class Trainer:
                 rows = (self.step - logged_step) * self.train_rows.batch_size
                 self._log(loss, rows / (now - logged_at), figures)
                 logged_at, logged_step = now, self.step
-            validate = self._is_validation()
+            validate = self.schedule.validates(self._stage_step)
             if validate or self._is_checkpoint(now - self._saved_at):
                 self.seconds += now - started
                 if validate:
@@ -149,7 +149,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch, logging: bool) -> tuple[float, dict[str, float]]:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
-        self.table.on_step(Clock(self.step - self.began, len(self.train_rows), self.total - self.began))
+        self.table.on_step(Clock(self._stage_step, len(self.train_rows), self.schedule.steps))
         self.optimizers.zero_grad()
         if self.optimizers.on_validation is not None:
             self._backward(next(self._held_out_batches))
@@ -158,7 +158,7 @@ class Trainer:
         if self.step == 0 and self.engine.leads:
             warn_untrained(self.model)
         figures = health_figures(self.model, batch) if logging else {}
-        self.optimizers.step()
+        self.optimizers.step(self.schedule.scale(self._stage_step))
         self.step += 1
         return value, figures
 
@@ -174,13 +174,10 @@ class Trainer:
 
     def _log(self, loss: float, rows_per_second: float, figures: dict[str, float]) -> None:
         epoch = self.step / len(self.train_rows)
-        report = StepReport(self.step, self.total, epoch, loss, rows_per_second, figures)
+        total = self.began + self.schedule.ends
+        report = StepReport(self.step, total, epoch, loss, rows_per_second, figures)
         for observer in self.observers:
             observer.on_log(report)
-
-    def _is_validation(self) -> bool:
-        every = self.settings.eval_steps or len(self.train_rows)
-        return (self.step - self.began) % every == 0 or self.step == self.total
 
     def _is_checkpoint(self, seconds: float) -> bool:
         every = self.settings.checkpoint_steps
@@ -189,17 +186,15 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        # Click models overfit within an epoch or two: go on from the best weights, carefully.
         self._score()
-        if self.plateau.drops:
+        if self.schedule.goes_back:
             self._load_best()
-            self.optimizers.scale_lr(self.settings.lr_drop, self.settings.lr_drop)
         self.finished = self._stage_is_over and self.table.stage == self.table.stages[-1]
 
     def _score(self) -> None:
         """Score the validation rows, and keep the weights when they are the stage's best."""
         metrics = self.engine.evaluate(self.model, self.valid_rows, self._check_finite)
-        best = self.plateau.update(metrics.logloss, self._is_closing)
+        best = self.schedule.update(self._stage_step, metrics.logloss)
         if best:
             self.best = metrics
             self.engine.write(self._best_path, self.model.state_dict(), {"step": self.step})
@@ -207,15 +202,13 @@ class Trainer:
             observer.on_validation(self.step, metrics, best)
 
     @property
-    def _is_closing(self) -> bool:
-        """Whether the last few validations are left, of which there is one for a fifth of all at most."""
-        every = self.settings.eval_steps or len(self.train_rows)
-        left, whole = ((self.total - step) // every for step in (self.step, self.began))
-        return 0 < left <= min(self.settings.patience + 1, whole // 5)
+    def _stage_step(self) -> int:
+        """Steps done in the table's stage."""
+        return self.step - self.began
 
     @property
     def _stage_is_over(self) -> bool:
-        return self.plateau.stop or self.step == self.total
+        return self._stage_step == self.schedule.ends
 
     def _end_stage(self) -> None:
         """Enter the table's next stage, if there is one, from the best weights of this one."""
@@ -235,16 +228,18 @@ class Trainer:
         self._save()
 
     def _prepare_stage(self) -> None:
-        """Give the stage the table is in its place, its optimizers, its patience and its number of steps."""
+        """Give the stage the table is in its place, its optimizers and its schedule."""
         self.model.to(self.engine.device)  # a stage may have brought weights that stand elsewhere
         self.optimizers = Optimizers(self.model, self.rates, len(self.train_rows))
         self.optimizers.scale_lr(*self.table.learning_rates())
         if self.optimizers.on_validation is not None and self.held_out is None:
             raise SlimtabError(f"{self.table.method} learns from validation rows; give the trainer held_out")
-        self.plateau = Plateau(self.settings.patience)
+        epoch, settings = len(self.train_rows), self.settings
+        self.schedule = Schedule.of(
+            settings.epochs * epoch, settings.eval_steps or epoch, settings.patience, settings.cooldown
+        )
         self.train_bytes = max(self.train_bytes, train_bytes(self.model))
         self.began = self.step
-        self.total = self.step + self.settings.epochs * len(self.train_rows)
 
     def _load_best(self) -> None:
         self.model.load_state_dict(self.engine.read(self._best_path, self.model.state_dict()))
@@ -271,10 +266,9 @@ class Trainer:
             "train_bytes": self.train_bytes,
             "finished": self.finished,
             "best": self.best and self.best.to_dict(),
-            "plateau": self.plateau.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "loader": self.train_rows.state_dict(),
             "held_out": self.held_out and self.held_out.state_dict(),
-            "optimizer": self.optimizers.scalars(),
         }
         self.engine.save(self.checkpoints, self.step, tensors, state)
 
@@ -301,12 +295,12 @@ class Trainer:
             }
 
         self.model.load_state_dict(part("model."))
-        self.optimizers.load(part("optimizer."), state["optimizer"])
+        self.optimizers.load(part("optimizer."))
         set_generators(tensors, self.engine.device)
         self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
         self.train_bytes = state["train_bytes"]
         self.best = state["best"] and Metrics(**state["best"])
-        self.plateau = Plateau(**state["plateau"])
+        self.schedule = Schedule(**state["schedule"])
         self.train_rows.load_state_dict(state["loader"])
         if self.held_out is not None:
             self.held_out.load_state_dict(state["held_out"])
