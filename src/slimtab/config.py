@@ -106,7 +106,7 @@ class TrainingSettings:
         eval_steps: validate every so many steps; null validates after each epoch.
         patience: validations in a row without a better logloss that are borne. At the next one training goes
             back to the best weights, and learning rates begin to fall.
-        cooldown: validations during which both learning rates fall to nothing before training ends, a fifth
+        cooldown: validations during which both learning rates fall to nothing before training ends, half
             of it at most.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.

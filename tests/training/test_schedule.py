@@ -58,7 +58,7 @@ def test_any_stage_ends_with_a_validation_and_rates_that_fell(steps, every, pati
     falling = scales[schedule.falls_at :]
     assert falling == sorted(falling, reverse=True)
     assert 0 < falling[-1] <= 1 / schedule.cooldown
-    assert schedule.cooldown <= max(1, min(cooldown * every, steps // 5))
+    assert schedule.cooldown <= max(1, min(cooldown * every, steps // 2))
 
 
 def test_not_a_number_is_never_best():

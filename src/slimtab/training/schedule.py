@@ -44,9 +44,9 @@ class Schedule:
             steps: steps the stage may take.
             every: steps between validations.
             patience: validations in a row without a gain that are borne.
-            cooldown: validations during which rates fall; a fifth of the stage at most.
+            cooldown: validations during which rates fall; half of the stage at most.
         """
-        length = max(1, min(cooldown * every, steps // 5))
+        length = max(1, min(cooldown * every, steps // 2))
         return cls(steps, every, patience, length, steps - length)
 
     def update(self, step: int, logloss: float) -> bool:
