@@ -120,7 +120,7 @@ class TrainingSettings:
     batch_size: int = 1024
     eval_steps: int | None = None
     patience: int = 2
-    cooldown: int = 1
+    cooldown: int = 2
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int | None = None
     log_steps: int = 20
