@@ -24,7 +24,7 @@ from slimtab.data.vocabulary import load_counts
 from slimtab.models.base import build_model
 from slimtab.schema import Schema
 from slimtab.search.candidates import Candidates, split
-from slimtab.search.evolution import evolve, front
+from slimtab.search.evolution import evolve, finalists
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.training.metrics import evaluate
 
@@ -60,7 +60,7 @@ with tempfile.TemporaryDirectory() as folder:
         evolve(study, sampler, some, generation * POPULATION, limit)
         searching += time.perf_counter() - began
     began = time.perf_counter()
-    points = front(study, sampler, some.on(others), limit)
+    points = finalists(study, sampler, some.on(others), limit)
     searching += time.perf_counter() - began
 
 candidates = args.generations * POPULATION

@@ -18,7 +18,7 @@ from slimtab.reporting.front import FrontBoard, write_front
 from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.search.candidates import Candidates, split
-from slimtab.search.evolution import evolve, front, pick
+from slimtab.search.evolution import evolve, finalists, front, pick
 from slimtab.search.folder import keep_supernet, search_study, take_study, take_supernet
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget
@@ -163,9 +163,9 @@ class _Search:
         self.evolve()
         names = self.candidates.names
         judge = self.candidates.on(self.others)
-        points = front(self.study, self.sampler, judge, self.budget)
+        points = finalists(self.study, self.sampler, judge, self.budget)
         seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
-        write_front(self.folder, names, self.full, points, seen)
+        write_front(self.folder, names, self.full, front(points), seen)
         point = pick(points, judge, self.budget)
         self.board.chosen(names, self.table.sizes, point)
         for name, kept in zip(names, point.shape.kept, strict=True):

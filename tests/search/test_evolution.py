@@ -20,13 +20,15 @@ class Judge:
 
 
 @pytest.mark.parametrize(("error", "nbytes"), [(0.001, 300), (0.011, 200), (0.06, 100)])
-def test_the_smallest_that_rows_cannot_tell_from_the_best(error, nbytes):
+def test_without_a_budget_the_smallest_that_rows_cannot_tell_from_the_best(error, nbytes):
     assert pick(FRONT, Judge(error)).nbytes == nbytes
 
 
-def test_the_best_is_the_best_within_the_budget():
-    """A point beyond it is no yardstick."""
-    assert pick(FRONT, Judge(0.001), limit=250).nbytes == 200
+@pytest.mark.parametrize(("error", "nbytes"), [(0.001, 200), (0.011, 250)])
+def test_within_a_budget_the_largest_that_rows_cannot_tell_from_the_best(error, nbytes):
+    """A point beyond it is no yardstick; one that is larger and hardly worse uses what is allowed."""
+    larger = Point({"rows": 9}, Shape((1,), (1,)), 250, 0.73)
+    assert pick([*FRONT[:2], larger, FRONT[2]], Judge(error), limit=250).nbytes == nbytes
 
 
 def test_nothing_fits():

@@ -18,7 +18,7 @@ from slimtab.tables.parts.shape import Shape
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate on the front.
+    """A candidate that came through.
 
     Attributes:
         genes: its genes.
@@ -92,12 +92,10 @@ def starts(candidates: Candidates, limit: int | None = None) -> list[Genes]:
     return found
 
 
-def front(
+def finalists(
     study: Study, sampler: EvolutionSampler, candidates: Candidates, limit: int | None = None
 ) -> list[Point]:
-    """Return the finalists that none beats in both AUC and bytes, from small to large.
-
-    Finalists are the elite of the search and what it began with.
+    """Return the elite of a search and what it began with, from small to large.
 
     Args:
         study: a finished search.
@@ -105,24 +103,30 @@ def front(
         candidates: score on rows that the search did not see.
         limit: bytes of the budget, where there is one.
     """
-    finalists = starts(candidates, limit)
-    finalists += [genes for trial in sampler.elite(study) if (genes := dict(trial.params)) not in finalists]
+    found = starts(candidates, limit)
+    found += [genes for trial in sampler.elite(study) if (genes := dict(trial.params)) not in found]
     points = []
-    for genes in finalists:
+    for genes in found:
         shape = candidates.shape(genes)
         points.append(Point(genes, shape, candidates.nbytes(shape), candidates.auc(genes)))
+    return sorted(points, key=lambda point: point.nbytes)
+
+
+def front(points: list[Point]) -> list[Point]:
+    """Return the points that none beats in both AUC and bytes, from small to large."""
     return hull(points, lambda point: point.nbytes, lambda point: point.auc)
 
 
 def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Point:
-    """Return the smallest point within one standard error of the best that fits.
+    """Return the largest point that rows cannot tell from the best that fits; without a limit the smallest.
 
-    Breiman's rule: what rows cannot tell apart is not worth bytes, and the more rows there are the more they
-    tell apart.
+    One standard error is what they cannot tell (Breiman's rule), and the more rows there are the more they
+    tell apart. Bytes that are allowed are used: coordinates beyond the first few were trained in a part of
+    the samples only, so the supernet makes less of them than retraining does.
 
     Args:
-        points: of the front, from small to large.
-        judge: the candidates on the rows that the points were scored on.
+        points: finalists, from small to large.
+        judge: the candidates on the rows that they were scored on.
         limit: bytes of the budget, where there is one.
 
     Raises:
@@ -138,4 +142,5 @@ def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Po
         )
     best = max(fitting, key=lambda point: point.auc)
     errors = judge.errors(best.genes, (point.genes for point in fitting))
-    return next(p for p, error in zip(fitting, errors, strict=True) if best.auc - p.auc <= error)
+    alike = [p for p, error in zip(fitting, errors, strict=True) if best.auc - p.auc <= error]
+    return alike[0] if limit is None else alike[-1]
