@@ -69,7 +69,7 @@ print(
     json.dumps(
         {
             "candidates": candidates,
-            "front": len(points),
+            "finalists": len(points),
             "search_seconds": round(searching, 2),
             "pass_seconds": round(statistics.median(passes), 4),
             "search_of_plain_passes": round(searching / plain, 3),

@@ -23,6 +23,7 @@ from slimtab.search.folder import keep_supernet, search_study, take_study, take_
 from slimtab.search.sampler import EvolutionSampler
 from slimtab.sizes import Budget
 from slimtab.tables.optembed import OptEmbed, OptEmbedConfig
+from slimtab.tables.parts.shape import Shape, widened
 
 _BATCH = 1024  # rows looked up at a time
 
@@ -167,13 +168,25 @@ class _Search:
         seen = [t.values for t in self.study.get_trials(deepcopy=False) if len(t.values) == 2]
         write_front(self.folder, names, self.full, front(points), seen)
         point = pick(points, judge, self.budget)
-        self.board.chosen(names, self.table.sizes, point)
-        for name, kept in zip(names, point.shape.kept, strict=True):
+        shape = self._filled(point.shape)
+        self.board.chosen(names, self.table.sizes, replace(point, shape=shape, nbytes=judge.nbytes(shape)))
+        for name, kept in zip(names, shape.kept, strict=True):
             if not kept:
                 print(f"feature '{name}' keeps no row: it is served as zeros", file=sys.stderr)
         assert isinstance(self.table.config, OptEmbedConfig)
-        self.table.config = replace(self.table.config, floats=point.shape.floats)
-        self.table.cut_to(point.shape)
+        self.table.config = replace(self.table.config, floats=shape.floats)
+        self.table.cut_to(shape)
+
+    def _filled(self, shape: Shape) -> Shape:
+        """Return a shape with what a budget leaves room for: more columns, of the narrowest first.
+
+        Later coordinates are trained in a part of the samples only, so the supernet makes less of them than
+        retraining does.
+        """
+        config = self.table.config
+        if self.budget is None or not config.columns_are_cut:
+            return shape
+        return widened(shape, self.table.dim, config.floats)
 
     def evolve(self) -> int:
         """Score candidates until the study is full, and return how many it holds."""

@@ -118,11 +118,10 @@ def front(points: list[Point]) -> list[Point]:
 
 
 def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Point:
-    """Return the largest point that rows cannot tell from the best that fits; without a limit the smallest.
+    """Return the best point that fits; without a limit the smallest within one standard error of the best.
 
-    One standard error is what they cannot tell (Breiman's rule), and the more rows there are the more they
-    tell apart. Bytes that are allowed are used: coordinates beyond the first few were trained in a part of
-    the samples only, so the supernet makes less of them than retraining does.
+    That is Breiman's rule: what rows cannot tell apart is not worth bytes, and the more rows there are the
+    more they tell apart. Where bytes are given, saving more of them is not what was asked for.
 
     Args:
         points: finalists, from small to large.
@@ -141,6 +140,7 @@ def pick(points: list[Point], judge: Candidates, limit: int | None = None) -> Po
             f"has {least} bytes: raise the budget, or search for more --generations"
         )
     best = max(fitting, key=lambda point: point.auc)
+    if limit is not None:
+        return best
     errors = judge.errors(best.genes, (point.genes for point in fitting))
-    alike = [p for p, error in zip(fitting, errors, strict=True) if best.auc - p.auc <= error]
-    return alike[0] if limit is None else alike[-1]
+    return next(p for p, error in zip(fitting, errors, strict=True) if best.auc - p.auc <= error)

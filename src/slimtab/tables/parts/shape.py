@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -51,7 +51,7 @@ def even_shape(sizes: Sequence[int], dim: int, limits: Limits) -> Shape:
     total = sum(sizes)
     if not limits.rows_are_cut:
         width = min(dim, limits.floats // total)
-        return Shape(tuple(sizes), _widened(sizes, width, dim, limits.floats))
+        return widened(Shape(tuple(sizes), (width,) * len(sizes)), dim, limits.floats)
     width = (
         min(dim, -(-limits.floats // total), limits.floats // len(sizes)) if limits.columns_are_cut else dim
     )
@@ -63,14 +63,24 @@ def even_shape(sizes: Sequence[int], dim: int, limits: Limits) -> Shape:
     return Shape(tuple(kept), (width,) * len(sizes))
 
 
-def _widened(sizes: Sequence[int], width: int, dim: int, room: int) -> tuple[int, ...]:
-    """Return ``width`` for all features and one more for those that still fit, the largest first."""
-    widths, left = [width] * len(sizes), room - width * sum(sizes)
-    for slot in sorted(range(len(sizes)), key=lambda slot: -sizes[slot]):
-        if width < dim and sizes[slot] <= left:
+def widened(shape: Shape, dim: int, room: int) -> Shape:
+    """Return a shape whose features grow into the room it leaves, the narrowest first.
+
+    Args:
+        shape: what is kept for certain.
+        dim: width of the widest.
+        room: floats, of which ``shape`` takes some.
+    """
+    widths, left = list(shape.widths), room - shape.floats
+    growing = set(range(len(widths)))
+    while growing:
+        slot = min(growing, key=lambda slot: (widths[slot], -shape.kept[slot], slot))
+        if widths[slot] == dim or shape.kept[slot] > left:
+            growing.remove(slot)
+        else:
             widths[slot] += 1
-            left -= sizes[slot]
-    return tuple(widths)
+            left -= shape.kept[slot]
+    return replace(shape, widths=tuple(widths))
 
 
 def richest_shape(energy: Tensor, sizes: Sequence[int], limits: Limits) -> Shape:
