@@ -86,13 +86,13 @@ def test_an_epoch_without_steps_is_one_line():
         fused_rows(SETTINGS, 0)
 
 
-def test_a_step_scales_all_rates_and_leaves_them_what_they_are():
+def test_all_rates_are_scaled_and_stay_what_they_are():
     """Rates fall at the end of a stage; a factor of the table's own stays."""
     model = Small()
     optimizers = Optimizers(model, SETTINGS)
     optimizers.scale_lr(0.5, 0.1)
     for scale in (1.0, 0.1, 0.2):
-        optimizers.step(scale)
+        optimizers.use(scale)
         assert model.rows.lr == pytest.approx(scale * 0.005)
         assert optimizers.dense.param_groups[0]["lr"] == pytest.approx(scale * 0.005)
 

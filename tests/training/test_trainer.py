@@ -204,13 +204,11 @@ def test_best_weights_are_returned_and_rates_fall_from_there(data, tmp_path):
     best = [number for number, (_, _, is_best) in enumerate(validations) if is_best]
     assert metrics == validations[best[-1]][1]
     assert metrics.logloss == min(metrics.logloss for _, metrics, _ in validations)
-    patience = trainer.settings.patience
-    stale = next(
-        n for n in range(20) if not any(v[2] for v in validations[n - patience : n + 1]) and n > patience
-    )
-    assert len(validations) == stale + 2  # a validation's time, during which rates fell
-    restart = validations[stale - patience - 1][0]
-    assert torch.equal(before[validations[stale][0]], before[restart])
+    stale = len(validations) - 1 - trainer.settings.cooldown  # from the next one on rates fell
+    worse = range(stale - trainer.settings.patience, stale + 1)
+    assert not any(number in best for number in worse)
+    from_here = validations[worse[0] - 1][0]
+    assert torch.equal(before[validations[stale][0]], before[from_here])
     stored, _ = read_tensors(tmp_path / "best-train.safetensors")
     assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
 
@@ -332,8 +330,8 @@ def test_rates_fall_at_the_end_though_every_validation_was_better(data, tmp_path
         data, tmp_path, "training.epochs=10", "training.patience=9", f"training.cooldown={cooldown}"
     )
     rates = []
-    step = trainer.optimizers.step
-    trainer.optimizers.step = lambda scale: (rates.append(scale), step(scale))
+    use = trainer.optimizers.use
+    trainer.optimizers.use = lambda scale: (rates.append(scale), use(scale))
     trainer.fit()
     assert rates == pytest.approx([1.0] * (120 - steps) + [1 - n / steps for n in range(steps)])
     assert trainer.table.rows.lr == pytest.approx(1e-3 / steps)

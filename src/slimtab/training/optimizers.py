@@ -70,6 +70,7 @@ class Optimizers:
         self.dense = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         self.plain, self.on_validation = _sgd(by_sgd), _sgd(by_validation)
         self._network_lr, self._rows_lr = settings.lr, rule.lr
+        self.use(1.0)  # rows that outlive a stage must not keep the rate it ended with
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -79,12 +80,8 @@ class Optimizers:
         for rows in self.rows.values():
             rows.zero_grad()
 
-    def step(self, scale: float = 1.0) -> None:
-        """Apply all gradients, with learning rates ``scale`` times what they are."""
-        for group in self.dense.param_groups:
-            group["lr"] = scale * (self._rows_lr if group["rows"] else self._network_lr)
-        for stepped in self.rows.values():
-            stepped.lr = scale * self._rows_lr
+    def step(self) -> None:
+        """Apply all gradients."""
         self.dense.step()
         if self.plain is not None:
             self.plain.step()
@@ -101,6 +98,17 @@ class Optimizers:
         """Multiply the learning rate of the network, and that of rows and what stands for them."""
         self._network_lr *= network
         self._rows_lr *= rows
+        self.use(1.0)
+
+    def use(self, scale: float) -> None:
+        """Let the next step have ``scale`` times the learning rates.
+
+        To be called before its rows are looked up, which is when fbgemm takes their rate.
+        """
+        for group in self.dense.param_groups:
+            group["lr"] = scale * (self._rows_lr if group["rows"] else self._network_lr)
+        for stepped in self.rows.values():
+            stepped.lr = scale * self._rows_lr
 
     def tensors(self) -> dict[str, Tensor]:
         """Return AdamW's state by ``index.name``. The rows' own state is in the model's ``state_dict``."""

@@ -151,6 +151,7 @@ class Trainer:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
         self.table.on_step(Clock(self._stage_step, len(self.train_rows), self.schedule.steps))
         self.optimizers.zero_grad()
+        self.optimizers.use(self.schedule.scale(self._stage_step))
         if self.optimizers.on_validation is not None:
             self._backward(next(self._held_out_batches))
             self.optimizers.step_on_validation()
@@ -158,7 +159,7 @@ class Trainer:
         if self.step == 0 and self.engine.leads:
             warn_untrained(self.model)
         figures = health_figures(self.model, batch) if logging else {}
-        self.optimizers.step(self.schedule.scale(self._stage_step))
+        self.optimizers.step()
         self.step += 1
         return value, figures
 
