@@ -77,7 +77,14 @@ def test_golden(data, tmp_path, model, method, rows, budget, options):
             "lr": 0.0005,
             "weight_decay": 0.01,
         },
-        "training": {"batch_size": 100, "epochs": 10, "eval_steps": 20, "log_steps": 1, "patience": 9},
+        "training": {
+            "batch_size": 100,
+            "epochs": 10,
+            "eval_steps": 20,
+            "log_steps": 1,
+            "patience": 9,
+            "cooldown": 1,
+        },
     }
     config = load_config(None, settings)
     losses, train = Losses(), Loader(data, "train", 100, shuffle=True, seed=0)
