@@ -204,6 +204,7 @@ def test_best_weights_are_returned_and_rates_fall_from_there(data, tmp_path):
     best = [number for number, (_, _, is_best) in enumerate(validations) if is_best]
     assert metrics == validations[best[-1]][1]
     assert metrics.logloss == min(metrics.logloss for _, metrics, _ in validations)
+    assert trainer.step < 20 * STEPS  # patience ran out
     stale = len(validations) - 1 - trainer.settings.cooldown  # from the next one on rates fell
     worse = range(stale - trainer.settings.patience, stale + 1)
     assert not any(number in best for number in worse)
