@@ -62,7 +62,8 @@ def seeds_range(rows: Sequence[Contender]) -> str:
 
 
 def byte_ticks(rows: Sequence[Contender]) -> list[int]:
-    """Return round numbers of bytes around those of the rows: 1, 2 and 5 of each decade."""
+    """Return round numbers of bytes around those of the rows: 1, 2 and 5 of each decade, more within one."""
     sizes = [row.mean("serve_bytes") for row in rows]
-    ticks = (first * 10**power for power in range(15) for first in (1, 2, 5))
+    firsts = (10, 20, 50) if max(sizes) > 10 * min(sizes) else (10, 15, 20, 25, 30, 40, 50, 60, 80)
+    ticks = (first * 10**power for power in range(15) for first in firsts)
     return [tick for tick in ticks if min(sizes) / 2 <= tick <= 2 * max(sizes)]
