@@ -59,14 +59,20 @@ class TestHelp:
         status, out, _ = call(capsys, "--help")
         assert status == 0
         assert set(_COMMANDS) <= set(re.findall(r"[a-z]+", out))
-        assert "example: slimtab prep" in out
+        assert "example:\n  slimtab prep" in out
+
+    def test_no_command(self, capsys):
+        """Whoever types the name alone is asking what there is; standard output stays empty, as no figure is."""
+        status, out, err = call(capsys)
+        assert (status, out) == (2, "")
+        assert set(_COMMANDS) <= set(re.findall(r"[a-z]+", err))
 
     @pytest.mark.parametrize("command", _COMMANDS)
     def test_every_command_has_an_example(self, capsys, command):
         """Design §6: `--help` with an example, which is of that command; --json and --seed everywhere."""
         status, out, _ = call(capsys, command, "--help")
         assert status == 0
-        assert f"example: slimtab {command}" in " ".join(out.split())
+        assert f"example:\n  slimtab {command}" in out
         assert "--json" in out
         assert "--debug" in out
 

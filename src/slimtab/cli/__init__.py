@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,9 @@ _COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 on success only."""
     parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
     args, extra = parser.parse_known_args(arguments)
     if extra:  # argparse cannot take positional words on both sides of an option
         if not hasattr(args, "settings") or any(word.startswith("-") for word in extra):
@@ -81,8 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="slimtab",
         description="Make the embedding tables of click models small, and see what it costs.",
-        epilog="example: slimtab prep criteo train.txt data/criteo && "
-        "slimtab train data/criteo --method unified --budget 10% --run runs/u10",
+        epilog="example:\n"
+        "  slimtab prep criteo train.txt data/criteo\n"
+        "  slimtab train data/criteo --method unified --budget 10% --run runs/u10",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # examples are there to be copied
     )
     parser.add_argument("--version", action="version", version=slimtab.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -91,8 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=module.HELP,
-            description=module.HELP,
-            epilog=f"example: {module.EXAMPLE}",
+            description=textwrap.fill(module.HELP, 78),
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
         command.add_argument(
