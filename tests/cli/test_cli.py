@@ -62,7 +62,7 @@ class TestHelp:
         assert "example:\n  slimtab prep" in out
 
     def test_no_command(self, capsys):
-        """Whoever types the name alone is asking what there is; standard output stays empty, as no figure is."""
+        """Whoever types the name alone is asking what there is."""
         status, out, err = call(capsys)
         assert (status, out) == (2, "")
         assert set(_COMMANDS) <= set(re.findall(r"[a-z]+", err))
