@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from slimtab.data.manifest import MANIFEST
     from slimtab.data.options import PrepOptions
     from slimtab.data.prepare import prepare
+    from slimtab.schema import SPLITS
 
     train, valid, test = args.shares
     options = PrepOptions(
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     schema = prepare(args.source, args.out, options)
     rejects = json.loads((args.out / MANIFEST).read_text(encoding="utf-8"))["rejects"]
     ids = sum(feature.num_ids for feature in schema.features)
-    rows = ", ".join(f"{count:,} {name}" for name, count in schema.rows.items())
+    rows = ", ".join(f"{schema.rows[name]:,} {name}" for name in SPLITS)
     print(f"{args.out}: {rows} rows; {ids:,} ids in {len(schema.features)} features", file=sys.stderr)
     return {
         "out": str(args.out),
