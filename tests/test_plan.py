@@ -1,6 +1,7 @@
 """`plan`: bytes before training, and they are the bytes after it."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -106,3 +107,11 @@ class TestOverRanks:
         assert self.figures("rq", budget="20%")["replicated_bytes"] > 68e6
         with pytest.raises(SlimtabError, match="rq does not spread"):
             self.figures("rq", budget="20%", memory=50 * 10**6)
+
+    def test_it_takes_no_longer_for_a_hundred_billion_ids(self):
+        """No loop over rows, and no more tables for the planner to place than it can place in seconds."""
+        began = time.monotonic()
+        schema = fake_schema([25_000_000_000] * 4)
+        figures = plan_ranks(schema, "full", None, 16, None, (), ranks=128, memory=80 * 10**9, batch=65_536)
+        assert figures["rows_bytes"] == pytest.approx(100e9 * 68 / 128, rel=0.1)
+        assert time.monotonic() - began < 30  # 2 s with the machine to itself; all rows drawn take minutes

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 _FEWEST_BLOCKS = 16
-_LARGEST_BLOCK = parse_bytes("256MB")
+_MOST_BLOCKS = 1024  # each is a table to torchrec's planner, and a key in every request
+_USUAL_BLOCK = parse_bytes("256MB")
 _DRAWN = 65_536  # rows of start values drawn at a time; a multiple of 16, which torch draws together
 
 
@@ -96,15 +97,17 @@ class ShardedRows(SteppedRows):
         super().__init__()
         self.num_rows, self.width, self.optimizer = num_rows, width, optimizer
         self.lr, self.init_std = optimizer.lr, init_std
-        self.blocks = max(_FEWEST_BLOCKS, -(-4 * num_rows * width // _LARGEST_BLOCK))
+        blocks = -(-4 * num_rows * width // _USUAL_BLOCK)
+        self.blocks = min(max(_FEWEST_BLOCKS, blocks), _MOST_BLOCKS)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._longest = -(-num_rows // self.blocks)
         edges = torch.arange(self.blocks + 1) * self._longest
         self.register_buffer("_edges", edges, persistent=False)
         self._generator = torch.get_rng_state()
-        for _ in self._start_values():  # so that what is drawn next is what one process draws next
-            pass
+        if not self.scale.is_meta:  # a plan's
+            for _ in self._start_values():  # so that what is drawn next is what one process draws next
+                pass
         self._factors: Tensor | None = None  # on start values, until those stand somewhere
         self._own: dict[int, Block] = {}
         self._tables: ShardedEmbeddingBagCollection | None = None
