@@ -106,8 +106,8 @@ class TrainingSettings:
         eval_steps: validate every so many steps; null validates after each epoch.
         patience: validations in a row without a better logloss that are borne. At the next one training goes
             back to the best weights, and learning rates begin to fall.
-        cooldown: validations during which both learning rates fall to nothing before training ends, half
-            of it at most.
+        cooldown: validations that a fall of both learning rates takes, to a tenth or to nothing; half of
+            training at most.
         checkpoint_minutes: minutes between checkpoints; one is also written at each validation.
         checkpoint_steps: steps between checkpoints, beside the minutes; null for none.
         log_steps: steps between points in TensorBoard.
@@ -120,7 +120,7 @@ class TrainingSettings:
     batch_size: int = 1024
     eval_steps: int | None = None
     patience: int = 2
-    cooldown: int = 2
+    cooldown: int = 1
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int | None = None
     log_steps: int = 20

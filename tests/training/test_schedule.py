@@ -22,22 +22,39 @@ def walk(schedule, losses):
 @pytest.mark.parametrize(
     ("patience", "losses", "goes_back", "ends"),
     [
-        (0, [5, 4, 4.1, 4.2], 30, 40),
-        (1, [5, 5.1, 4, 4.1, 4.2, 4], 50, 60),  # one alone may be chance
-        (2, [5, 5, 5, 5, 3], 40, 50),  # equal is no gain
-        (2, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], None, 100),
-        (9, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0], None, 100),
+        (0, [5, 4, 4.1, 4.2], [30], 40),  # the fall brought nothing
+        (0, [5, 4, 4.1, 3, 3.1, 3.2], [30, 50], 60),  # the first did, the second did not
+        (0, [5, 4, 4.1, 3, 2, 1, 1.1, 1.2], [30, 70], 80),  # a lower rate is kept while it brings something
+        (1, [5, 5.1, 4, 4.1, 4.2, 4], [50], 60),  # one alone may be chance
+        (2, [5, 5, 5, 5, 6], [40], 50),  # equal is no gain
+        (2, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [], 100),
+        (9, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0], [], 100),
     ],
 )
-def test_rates_fall_when_patience_is_used_up_or_steps_are(patience, losses, goes_back, ends):
-    """Once: what falls anyway goes on from where it is."""
+def test_rates_fall_when_patience_is_used_up(patience, losses, goes_back, ends):
     schedule = Schedule.of(100, 10, patience, 1)
     seen = walk(schedule, losses)
-    assert [step for step, _, back in seen if back] == ([goes_back] if goes_back else [])
+    assert [step for step, _, back in seen if back] == goes_back
     assert seen[-1][0] == schedule.ends == ends
     best = [losses[number] for number, (_, better, _) in enumerate(seen) if better]
     assert best == sorted(best, reverse=True)
     assert schedule.best == min(losses[: len(seen)])
+
+
+def test_rates_by_step():
+    """To a tenth in a straight line, from there to a hundredth, and to nothing where the steps run out."""
+    schedule = Schedule.of(80, 10, 0, 1)
+    scales = []
+    losses = iter([5, 4, 4.1, 3, 3.1, 2, 1, 0])
+    for step in range(80):
+        scales.append(schedule.scale(step))
+        if schedule.validates(step + 1):
+            schedule.update(step + 1, next(losses))
+    assert scales[:31] == [1.0] * 31
+    assert scales[35] == pytest.approx(0.55)
+    assert scales[40:51] == pytest.approx([0.1] * 11)
+    assert scales[60:71] == pytest.approx([0.01] * 11)
+    assert scales[71:] == pytest.approx([0.01 * left / 10 for left in range(9, 0, -1)])
 
 
 @given(
@@ -47,17 +64,22 @@ def test_rates_fall_when_patience_is_used_up_or_steps_are(patience, losses, goes
     cooldown=st.integers(1, 4),
     losses=st.lists(st.floats(0, 1), min_size=300, max_size=300),
 )
-def test_any_stage_ends_with_a_validation_and_rates_that_fell(steps, every, patience, cooldown, losses):
+def test_any_stage_ends_with_a_validation_and_rates_never_rise(steps, every, patience, cooldown, losses):
     schedule = Schedule.of(steps, every, patience, cooldown)
-    seen = walk(schedule, losses)
+    seen, scales, step, left = [], [], 0, iter(losses)
+    while step < schedule.ends:
+        scales.append(schedule.scale(step))
+        step += 1
+        if schedule.validates(step):
+            schedule.update(step, next(left))
+            seen.append(step)
     assert 0 < schedule.ends <= steps
-    assert seen[-1][0] == schedule.ends
-    assert sum(back for _, _, back in seen) <= 1
-    scales = [schedule.scale(step) for step in range(schedule.ends)]
-    assert scales[: schedule.falls_at] == [1.0] * schedule.falls_at
-    falling = scales[schedule.falls_at :]
-    assert falling == sorted(falling, reverse=True)
-    assert 0 < falling[-1] <= 1 / schedule.cooldown
+    assert seen[-1] == schedule.ends
+    assert scales == sorted(scales, reverse=True)
+    assert scales[0] <= 1
+    assert scales[-1] > 0
+    # It ends early only after a whole fall that brought nothing.
+    assert schedule.ends == steps or schedule.ends >= schedule.falls_at + schedule.cooldown
     assert schedule.cooldown <= max(1, min(cooldown * every, steps // 2))
 
 
@@ -77,6 +99,7 @@ def test_state_round_trip():
     assert again == schedule
     again.update(40, 0.8)
     assert again.goes_back
+    again.update(50, 0.8)
     assert again.ends == 50
 
 

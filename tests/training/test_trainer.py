@@ -205,9 +205,13 @@ def test_best_weights_are_returned_and_rates_fall_from_there(data, tmp_path):
     assert metrics == validations[best[-1]][1]
     assert metrics.logloss == min(metrics.logloss for _, metrics, _ in validations)
     assert trainer.step < 20 * STEPS  # patience ran out
-    stale = len(validations) - 1 - trainer.settings.cooldown  # from the next one on rates fell
-    worse = range(stale - trainer.settings.patience, stale + 1)
-    assert not any(number in best for number in worse)
+    patience = trainer.settings.patience
+    worse = next(  # the first time that it was used up
+        range(number, number + patience + 1)
+        for number in range(len(validations))
+        if not any(later in best for later in range(number, number + patience + 1))
+    )
+    stale = worse[-1]  # from here on rates fell
     from_here = validations[worse[0] - 1][0]
     assert torch.equal(before[validations[stale][0]], before[from_here])
     stored, _ = read_tensors(tmp_path / "best-train.safetensors")
