@@ -15,11 +15,11 @@ class Schedule:
 
     At constant rates gains are small next to the noise of validations, so ``patience`` of them in a row may
     bring nothing. At the next one rates begin to fall in a straight line, from the best weights: that takes
-    most of the noise away, whatever training has got to by then (Hu et al. 2024, MiniCPM, §4: warm-up, stable,
-    decay). Decay of rows falls with their rate, so from then on a row remembers for longer. Where few ids share
-    a row, it soon remembers too much, and the stage is over; where many do, lower rates go on to bring gains
-    for many passes. So they stay low until the first validation without one, and fall again as before, until
-    a fall brings nothing. Where the steps run out first, rates fall to nothing at their end.
+    most of the noise away, whatever training has got to by then (Hu et al. 2024, MiniCPM, §4: warm-up,
+    stable, decay). Decay of rows falls with their rate, so from then on a row remembers for longer. Where few
+    ids share a row, it soon remembers too much, and the stage is over; where many do, lower rates go on to
+    bring gains for many passes. So they stay low until the first validation without one, and fall again as
+    before, until a fall brings nothing. Where the steps run out first, rates fall to nothing at their end.
 
     All steps are counted from where the stage began.
 
