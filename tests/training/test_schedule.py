@@ -10,13 +10,14 @@ from slimtab.training.schedule import Schedule
 
 
 def walk(schedule, losses):
-    """Train to the end: the loss of each validation, in turn; steps after which there was one, and bests."""
-    losses, step, seen = iter(losses), 0, []
+    """Train to the end: the loss of each validation, in turn; steps after which there was one, and rates."""
+    losses, step, seen, scales = iter(losses), 0, [], []
     while step < schedule.ends:
+        scales.append(schedule.scale(step))
         step += 1
         if schedule.validates(step):
             seen.append((step, schedule.update(step, next(losses)), schedule.goes_back))
-    return seen
+    return seen, scales
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def walk(schedule, losses):
 )
 def test_rates_fall_when_patience_is_used_up(patience, losses, goes_back, ends):
     schedule = Schedule.of(100, 10, patience, 1)
-    seen = walk(schedule, losses)
+    seen, _ = walk(schedule, losses)
     assert [step for step, _, back in seen if back] == goes_back
     assert seen[-1][0] == schedule.ends == ends
     best = [losses[number] for number, (_, better, _) in enumerate(seen) if better]
@@ -43,13 +44,8 @@ def test_rates_fall_when_patience_is_used_up(patience, losses, goes_back, ends):
 
 def test_rates_by_step():
     """To a tenth in a straight line, from there to a hundredth, and to nothing where the steps run out."""
-    schedule = Schedule.of(80, 10, 0, 1)
-    scales = []
-    losses = iter([5, 4, 4.1, 3, 3.1, 2, 1, 0])
-    for step in range(80):
-        scales.append(schedule.scale(step))
-        if schedule.validates(step + 1):
-            schedule.update(step + 1, next(losses))
+    _, scales = walk(Schedule.of(80, 10, 0, 1), [5, 4, 4.1, 3, 3.1, 2, 1, 0])
+    assert len(scales) == 80
     assert scales[:31] == [1.0] * 31
     assert scales[35] == pytest.approx(0.55)
     assert scales[40:51] == pytest.approx([0.1] * 11)
@@ -66,15 +62,9 @@ def test_rates_by_step():
 )
 def test_any_stage_ends_with_a_validation_and_rates_never_rise(steps, every, patience, cooldown, losses):
     schedule = Schedule.of(steps, every, patience, cooldown)
-    seen, scales, step, left = [], [], 0, iter(losses)
-    while step < schedule.ends:
-        scales.append(schedule.scale(step))
-        step += 1
-        if schedule.validates(step):
-            schedule.update(step, next(left))
-            seen.append(step)
+    seen, scales = walk(schedule, losses)
     assert 0 < schedule.ends <= steps
-    assert seen[-1] == schedule.ends
+    assert seen[-1][0] == schedule.ends
     assert scales == sorted(scales, reverse=True)
     assert scales[0] <= 1
     assert scales[-1] > 0

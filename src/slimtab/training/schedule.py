@@ -64,22 +64,21 @@ class Schedule:
 
     def update(self, step: int, logloss: float) -> bool:
         """Take the validation after ``step`` in, and return whether it is the best so far."""
-        better = logloss < self.best
         self.goes_back = False
-        if better:
+        if logloss < self.best:
             self.best, self.bad, self.gained = logloss, 0, True
-        else:
-            self.bad += 1
-            if step < self.falls_at:
-                if self.bad > self.patience:
-                    self._fall(step)
-            elif step >= self.falls_at + self.cooldown:
-                if self.gained:
-                    self.high *= _LOWER
-                    self._fall(step)
-                else:
-                    self.end(step)
-        return better
+            return True
+        self.bad += 1
+        if step < self.falls_at:
+            if self.bad > self.patience:
+                self._fall(step)
+        elif step >= self.falls_at + self.cooldown:
+            if self.gained:
+                self.high *= _LOWER
+                self._fall(step)
+            else:
+                self.end(step)
+        return False
 
     def _fall(self, step: int) -> None:
         self.falls_at, self.gained, self.goes_back = step, False, True
