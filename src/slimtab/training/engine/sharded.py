@@ -202,14 +202,15 @@ class ShardedRows(SteppedRows):
         """
         everything = _file_backed(folder, self.num_rows, self.width) if lead else None
         owners = self._owners()
+        room = torch.empty(self._longest, self.width)  # for all, as the heap would not give each one's back
         for number in range(self.blocks):
             rows = self._rows_of(number)
+            sent = room[:rows]
             if number in self._own:
-                sent = (self._own[number].weight[:rows] * self.scale.float()).cpu()
+                sent.copy_(self._own[number].weight[:rows]).mul_(float(self.scale))
                 if not lead:
                     dist.send(sent, LEADER)
             elif lead:
-                sent = torch.empty(rows, self.width)
                 dist.recv(sent, owners[number])
             if everything is not None:
                 everything[number :: self.blocks] = sent
