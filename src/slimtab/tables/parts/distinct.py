@@ -39,6 +39,8 @@ class Distinct(NamedTuple):
 
     def expand(self, vectors: Tensor) -> Tensor:
         """Return [N, w] from the distinct numbers' ``vectors`` [U, w]; gradients flow back, added up."""
+        if self.order is self.inverse:  # each number stands in one place, its own
+            return vectors
         expanded: Tensor = _Expand.apply(vectors, self)  # type: ignore[no-untyped-call]
         return expanded
 
@@ -55,7 +57,13 @@ def pair_numbers(ids: Tensor, slot: Tensor, offset: Tensor | None) -> Tensor:
 
 
 def distinct(numbers: Tensor) -> Distinct:
-    """Find the distinct ones among ``numbers`` [N] int64."""
+    """Find the distinct ones among ``numbers`` [N] int64.
+
+    Those that ascend are distinct as they are, such as the rows of distinct ids where each id has its own.
+    """
+    if not numbers.is_cuda and bool((numbers[1:] > numbers[:-1]).all()):  # a GPU would be waited for
+        places = torch.arange(len(numbers), device=numbers.device)
+        return Distinct(numbers, places, places, places)
     ascending, order = torch.sort(numbers, stable=True)
     first = torch.ones_like(ascending, dtype=torch.bool)
     torch.ne(ascending[1:], ascending[:-1], out=first[1:])
