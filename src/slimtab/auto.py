@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,11 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slimtab.beginning import copy_checkpoints
 from slimtab.config import Rule, RunConfig, TableSettings
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
-from slimtab.files import written, written_folder
+from slimtab.files import written
 from slimtab.models.base import CTRModel
 from slimtab.planning.noise import surely_less
 from slimtab.planning.options import Option, ladder_for
@@ -76,7 +76,7 @@ def auto_run(config: RunConfig) -> dict[str, Any]:
     plan = json.loads(kept.read_text(encoding="utf-8"))
     rules = [Rule(**rule) for rule in plan["rules"]]
     if not (folder / "checkpoints").exists():
-        _take(folder / "plan" / "runs" / plan["winner"] / "checkpoints", folder / "checkpoints")
+        copy_checkpoints(folder / "plan" / "runs" / plan["winner"], folder)
     return train_run(replace(config, table=replace(config.table, rules=rules)))
 
 
@@ -177,9 +177,3 @@ def _measure(
     mixtures = Mixtures(model, batches[:: max(1, -(-len(batches) * _BATCH // rows))], ids, ladder)
     with tqdm(unit="feature", desc="measuring", disable=not sys.stderr.isatty()) as bar:
         return Plan.make(mixtures, budget, bar.update)
-
-
-def _take(source: Path, target: Path) -> None:
-    """Copy checkpoints, all or none."""
-    with written_folder(target) as beside:
-        shutil.copytree(source, beside, dirs_exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import slimtab
+from slimtab.beginning import begin_from
 from slimtab.collection import TableCollection
 from slimtab.config import RunConfig, flat, load_config
 from slimtab.data.loader import Loader
@@ -59,6 +60,7 @@ def train_run(
     config: RunConfig,
     observers: Sequence[Observer] = (),
     choose: Callable[[CTRModel, str], None] | None = None,
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Train, score the test rows once, freeze, and write the run folder.
 
@@ -69,6 +71,8 @@ def train_run(
         config: settings; ``data`` and ``run`` are needed.
         observers: told about steps and validations, beside the progress bar and TensorBoard.
         choose: see :class:`~slimtab.training.trainer.Trainer`.
+        source: folder of a run of ``full`` that a new run begins from; see
+            :func:`~slimtab.beginning.begin_from`.
 
     Returns:
         What ``metrics.json`` holds.
@@ -88,6 +92,9 @@ def train_run(
             finished = engine.lead(lambda: _finished(config, folder, schema))
             if finished is not None:  # by whoever held the lock before
                 return finished
+            if source is not None and not _is_begun(folder):
+                begin_from(source, config, schema)
+                _write_beginning(config, folder, schema)
             fitted = _fit(config, schema, engine, observers, choose)
             return _finish(config, schema, engine, fitted, started)
 
@@ -243,8 +250,12 @@ def _sized(engine: Engine, checkpoints: Path) -> tuple[str, dict[str, Any]] | No
 def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:
     """Write down what is trained, unless a run goes on: until something was trained it may be corrected."""
     if not _is_begun(folder):
-        _write_json(folder / "dataset.json", schema.to_dict())
-        config.save(folder / "config.yaml")
+        _write_beginning(config, folder, schema)
+
+
+def _write_beginning(config: RunConfig, folder: Path, schema: Schema) -> None:
+    _write_json(folder / "dataset.json", schema.to_dict())
+    config.save(folder / "config.yaml")
 
 
 def _is_begun(folder: Path) -> bool:

@@ -50,7 +50,10 @@ class Sleepers(Workers):
 
 
 def tasks(tmp_path, *sizes):
-    return [Task(tmp_path / str(number), lambda size=size: size) for number, size in enumerate(sizes)]
+    return [
+        Task(tmp_path / str(number), lambda size=size: size, lambda: None)
+        for number, size in enumerate(sizes)
+    ]
 
 
 class TestWorkers:
@@ -178,7 +181,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, ends_well):
     thread = threading.Thread(target=other)
     thread.start()
     assert begun.wait(10)
-    ((folder, reason),) = Workers(1, None, told.append).run([Task(tmp_path, lambda: 0)])
+    ((folder, reason),) = Workers(1, None, told.append).run([Task(tmp_path, lambda: 0, lambda: None)])
     thread.join()
     assert folder == tmp_path
     assert told == [f"{folder} is being trained by process {os.getpid()}; wait for it to end, or stop it"]

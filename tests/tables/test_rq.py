@@ -6,7 +6,6 @@ import torch
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.base import Clock
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
 from slimtab.tables.rq import RQ, FrozenRQ, RQConfig, encode
 
@@ -107,7 +106,6 @@ def test_what_the_loss_feels_is_coded_best():
     strength = torch.ones(1000)
     strength[:30] = 100.0
     for _ in range(3):
-        table.on_step(Clock(0, 1, 3))
         table.rows.zero_grad()
         (table(ids, slot) * strength[:, None]).sum().backward()
         table.rows.step()

@@ -16,7 +16,7 @@ EXAMPLE = "slimtab search data/criteo --method optembed --budget 10% --run runs/
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: those of `slimtab train`, and the search's."""
-    train.add_arguments(parser)
+    train.add_settings(parser)
     parser.set_defaults(method="optembed")
     parser.add_argument("--generations", type=int, default=30, help="of the evolution (default 30)")
     parser.add_argument("--population", type=int, default=20, help="candidates in each (default 20)")

@@ -18,6 +18,19 @@ EXAMPLE = "slimtab train data/criteo --method unified --budget 10% --run runs/u1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    add_settings(parser)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="RUN",
+        help="a finished run of full with these settings: rq and dedup, which train such a table first, "
+        "take it over and end as they would have",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare those that say what is trained, on what and where."""
     parser.add_argument("data", nargs="?", help="dataset folder made by `slimtab prep`")
     parser.add_argument(
         "settings", nargs="*", default=[], metavar="key=value", help="further settings, as in config.yaml"
@@ -65,7 +78,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from slimtab.run import train_run
 
     config = config_of(args)
-    metrics = (auto_run if config.table.method == "auto" else train_run)(config)
+    if config.table.method == "auto" and args.source is None:
+        metrics = auto_run(config)
+    else:
+        metrics = train_run(config, source=args.source)
     if not args.json and leads():
         print(table([metrics]))
         print(

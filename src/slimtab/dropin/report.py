@@ -46,6 +46,9 @@ class Report:
         if kind.on_step is not EmbeddingTable.on_step:
             clock = "slimtab.tables.base.Clock(step, steps_per_epoch, total)"
             self.todo.append(f"call {name}.on_step({clock}) before each step")
+        if kind.end_stage is not EmbeddingTable.end_stage:
+            clock = "slimtab.tables.base.Clock(steps, steps_per_epoch, total)"
+            self.todo.append(f"call {name}.end_stage({clock}) before the next stage")
 
     def __str__(self) -> str:
         lines = [

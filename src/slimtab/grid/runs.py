@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from slimtab.beginning import why_not
 from slimtab.config import RunConfig, load_config
 from slimtab.errors import SlimtabError
 from slimtab.grid.memory import estimate
@@ -165,7 +166,7 @@ class Grid:
             if folder in self.finished:
                 self._tell(bar, folder)
         tasks = [
-            Task(folder, partial(self._memory, place))
+            Task(folder, partial(self._memory, place), partial(self._source, folder, place))
             for folder, place in jobs.items()
             if folder not in self.finished
         ]
@@ -195,6 +196,14 @@ class Grid:
             config = run_config(self.config, place, self._points(place)[0], self.seeds[0], Path())
             self._estimates[key] = estimate(config, schema)
         return self._estimates[key]
+
+    def _source(self, folder: Path, place: Place) -> Path | None:
+        """Return the finished run of ``full`` that has trained a run's first stage already."""
+        config = load_config(folder / "config.yaml", {})
+        same = (other for other, run in self.finished.items() if run["data"]["path"] == place.data)
+        return next(
+            (other for other in same if not why_not(load_config(other / "config.yaml", {}), config)), None
+        )
 
     def _check_memory(self, open_places: list[Place]) -> None:
         for place in open_places:

@@ -24,10 +24,12 @@ class Task:
     Attributes:
         folder: its run folder, with ``config.yaml`` in it.
         memory: tells how many bytes it will take, by what is known when it is asked.
+        source: tells which finished run it may begin from when it is started, if any.
     """
 
     folder: Path
     memory: Callable[[], int]
+    source: Callable[[], Path | None]
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Workers:
             self.told(reason)
             return _Started(task, task.memory(), None)
         command = [sys.executable, "-m", "slimtab", "train", "--config", str(task.folder / "config.yaml")]
+        if (source := task.source()) is not None:
+            command += ["--from", str(source)]
         one_thread = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
         environment = {"PYTHONWARNINGS": "ignore", **os.environ, **one_thread}
         with (task.folder / "log.txt").open("wb") as log:

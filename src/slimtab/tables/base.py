@@ -159,6 +159,7 @@ class EmbeddingTable(nn.Module, abc.ABC):
         costly: whether a lookup costs so much more than a read that ids are made distinct for it in eval too.
         whole_batch: whether a lookup learns from all ids of the batch beside their gradients, so that ranks,
             of which each has some rows of it, must look up those of all.
+        begins_full: whether its first stage trains what ``full`` does, to the last bit.
         spreads: whether its rows are only ever read by number until it is frozen, so that over ranks each may
             hold some of them. Otherwise all of them stand on each.
         Config: the method's settings.
@@ -178,6 +179,7 @@ class EmbeddingTable(nn.Module, abc.ABC):
     by_frequency: ClassVar[bool] = False
     costly: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
+    begins_full: ClassVar[bool] = False
     spreads: ClassVar[bool] = False
     Config: ClassVar[type[TableConfig]]
 
@@ -287,6 +289,9 @@ class EmbeddingTable(nn.Module, abc.ABC):
 
     def on_step(self, clock: Clock) -> None:
         """Follow a schedule: called before each training step."""
+
+    def end_stage(self, clock: Clock) -> None:
+        """Note how long the stage that is over took: called with its best weights, before :meth:`choose`."""
 
     def choose(self, stage: str) -> None:
         """Decide what ``stage`` will look like, from the trained weights of the stage before it.

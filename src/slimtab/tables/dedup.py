@@ -103,6 +103,7 @@ class Dedup(EmbeddingTable, method="dedup"):
     paper = "Zhou et al., VLDB 2022; Zhang et al., VLDB 2024"
     stages = ("train", "share")
     by_frequency = True
+    begins_full = True
     Config = DedupConfig
     config: DedupConfig
     offset: Tensor
@@ -133,10 +134,9 @@ class Dedup(EmbeddingTable, method="dedup"):
         """Take the counts that tell how often an id's row is touched."""
         self.counts = counts.float()
 
-    def on_step(self, clock: Clock) -> None:
+    def end_stage(self, clock: Clock) -> None:
         """Remember how many passes the first stage has made."""
-        if self.stage == "train":
-            self._epochs = (clock.step + 1) / clock.steps_per_epoch
+        self._epochs = clock.step / clock.steps_per_epoch
 
     def learning_rates(self) -> tuple[float, float]:
         """Go on carefully once blocks are shared: the full table was at its best already."""

@@ -146,6 +146,12 @@ class Grouped(EmbeddingTable):
         for table in self._tables():
             table.on_step(clock)
 
+    def end_stage(self, clock: Clock) -> None:
+        """Tell the groups whose stage is over, which are those that have another."""
+        following = self.stages[self.stages.index(self.stage) + 1]
+        for table, _ in self._moving(following):
+            table.end_stage(clock)
+
     def choose(self, stage: str) -> None:
         """Let each group that has one more stage choose what it will be."""
         for table, own in self._moving(stage):

@@ -136,6 +136,7 @@ class RQ(EmbeddingTable, method="rq"):
     paper = "Chen et al., Sensors 2010; trained through the codes"
     stages = ("train", "code")
     costly = True
+    begins_full = True
     Config = RQConfig
     config: RQConfig
     offset: Tensor
@@ -165,10 +166,9 @@ class RQ(EmbeddingTable, method="rq"):
         """Take the counts that tell how often an id's row is touched."""
         self.counts = counts.float()
 
-    def on_step(self, clock: Clock) -> None:
+    def end_stage(self, clock: Clock) -> None:
         """Remember how many passes the first stage has made."""
-        if self.stage == "train":
-            self._epochs = (clock.step + 1) / clock.steps_per_epoch
+        self._epochs = clock.step / clock.steps_per_epoch
 
     def row_like(self) -> list[nn.Parameter]:
         """Codewords move as the rows they stand for."""

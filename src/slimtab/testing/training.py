@@ -58,7 +58,7 @@ def walk_stages(model: CTRModel, batches: list[Batch], settings: OptimizerSettin
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     for stage in table.stages[table.stages.index(table.stage) :]:
         if stage != table.stage:
-            enter_stage(model, stage, lambda: initial)
+            enter_stage(model, stage, Clock(len(batches), len(batches), len(batches)), lambda: initial)
         optimizers = Optimizers(model, settings, len(batches))
         optimizers.scale_lr(*table.learning_rates())
         train_steps(model, batches, optimizers)

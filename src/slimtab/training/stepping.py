@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from slimtab.batch import Batch
 from slimtab.models.base import CTRModel
-from slimtab.tables.base import EmbeddingTable
+from slimtab.tables.base import Clock, EmbeddingTable
 
 
 def table_of(model: CTRModel) -> EmbeddingTable:
@@ -40,6 +40,7 @@ def collect_gradients(model: CTRModel, batch: Batch, check: Callable[[float], No
 def enter_stage(
     model: CTRModel,
     stage: str,
+    clock: Clock,
     start_values: Callable[[], Mapping[str, Tensor]],
     choose: Callable[[CTRModel, str], None] | None = None,
 ) -> None:
@@ -48,10 +49,12 @@ def enter_stage(
     Args:
         model: with the best weights of the stage before.
         stage: the next one.
+        clock: where training stands at the end of the one before.
         start_values: gives the model's state before training; asked for where the stage rewinds to it.
         choose: chooses in the table's stead.
     """
     table = table_of(model)
+    table.end_stage(clock)
     if choose is None:
         table.choose(stage)
     else:

@@ -149,7 +149,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch, logging: bool) -> tuple[float, dict[str, float]]:
         """Return the batch's loss before the step, and figures for dashboards where ``logging``."""
-        self.table.on_step(Clock(self._stage_step, len(self.train_rows), self.schedule.steps))
+        self.table.on_step(self._clock)
         self.optimizers.zero_grad()
         self.optimizers.use(self.schedule.scale(self._stage_step))
         if self.optimizers.on_validation is not None:
@@ -208,6 +208,10 @@ class Trainer:
         return self.step - self.began
 
     @property
+    def _clock(self) -> Clock:
+        return Clock(self._stage_step, len(self.train_rows), self.schedule.steps)
+
+    @property
     def _stage_is_over(self) -> bool:
         return self._stage_step == self.schedule.ends
 
@@ -221,6 +225,7 @@ class Trainer:
         enter_stage(
             self.model,
             stage,
+            self._clock,
             lambda: self.engine.read(self._initial_path, self.model.state_dict()),
             self.choose,
         )
@@ -282,7 +287,8 @@ class Trainer:
         if newest is None:
             return False
         path, state = newest
-        self.table.adopt(read_config(self.table.method, state["table"])[1])
+        if state["began"]:  # before, nothing was chosen, and a run may begin with what another trained
+            self.table.adopt(read_config(self.table.method, state["table"])[1])
         stages = self.table.stages
         for stage in stages[1 : stages.index(state["stage"]) + 1]:
             self.table.set_stage(stage)
@@ -298,8 +304,9 @@ class Trainer:
         self.model.load_state_dict(part("model."))
         self.optimizers.load(part("optimizer."))
         set_generators(tensors, self.engine.device)
-        self.step, self.seconds, self.finished = state["step"], state["seconds"], state["finished"]
-        self.train_bytes = state["train_bytes"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.finished = state["finished"] and self.table.stage == stages[-1]
+        self.train_bytes = max(self.train_bytes, state["train_bytes"])
         self.best = state["best"] and Metrics(**state["best"])
         self.schedule = Schedule(**state["schedule"])
         self.train_rows.load_state_dict(state["loader"])
