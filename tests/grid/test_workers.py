@@ -198,3 +198,20 @@ def test_a_second_training_in_a_folder_is_refused(prepared, tmp_path, capsys):
     assert f"is being trained by process {os.getpid()}" in line
     with pytest.raises(SlimtabError), locked(tmp_path / "run"), locked(tmp_path / "run"):
         pass
+
+
+def test_a_full_table_is_trained_once(prepared, tmp_path):
+    """What rq trains first, the run of full has trained: rq goes on from there."""
+    path = grid_file(tmp_path, prepared.data, methods=["full", "rq"], budgets=["30%"], seeds=1)
+    assert main(["compare", "--grid", str(path), "-o", str(tmp_path / "out")]) == 0
+    full, coded = (
+        [
+            line.partition(":")[0]
+            for line in (folder / "log.txt").read_text().splitlines()
+            if "valid AUC" in line
+        ]
+        for folder in sorted((tmp_path / "out" / "runs").glob("*/*"))
+    )
+    assert len(full) == 1
+    assert coded.count(full[0]) == 1  # where the second stage begins
+    assert len(coded) > 1
