@@ -47,6 +47,7 @@ def test_it_ends_as_without(prepared, full, tmp_path, method):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"table": FULL}, "full trains no full table first"),
         ({"table": {"method": "qr", "budget": "30%", "dim": 8}}, "qr trains no full table first"),
         ({"seed": 1}, "that has seed=0, not 1"),
         ({"table": {"method": "rq", "budget": "30%", "dim": 4}}, "that has table.dim=8, not 4"),
@@ -63,5 +64,5 @@ def test_what_does_not_fit_is_refused(prepared, full, tmp_path, changes, reason)
 
 def test_a_run_that_is_not_finished_is_refused(prepared, tmp_path):
     config = build_config(settings(prepared.data, tmp_path / "run", table={"method": "rq", "budget": "30%"}))
-    with pytest.raises(SlimtabError, match="holds no finished run"):
+    with pytest.raises(SlimtabError, match="no finished run with its checkpoints"):
         begin_from(tmp_path / "none", config, prepared.schema)

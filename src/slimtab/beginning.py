@@ -33,9 +33,7 @@ def begin_from(source: Path, config: RunConfig, schema: Schema) -> None:
     """
     if under_torchrun():
         raise SlimtabError("--from is for one process; leave it out, or start the run without torchrun")
-    if not (source / "metrics.json").exists():
-        raise SlimtabError(f"{source} holds no finished run; name the folder of a run of full")
-    reason = why_not(load_config(source / "config.yaml", {}), config)
+    reason = why_not(source, config)
     if reason:
         raise SlimtabError(f"{config.run} cannot begin from {source}: {reason}; leave --from out")
     if json.loads((source / "dataset.json").read_text(encoding="utf-8")) != schema.to_dict():
@@ -43,8 +41,11 @@ def begin_from(source: Path, config: RunConfig, schema: Schema) -> None:
     copy_checkpoints(source, Path(config.run))
 
 
-def why_not(theirs: RunConfig, own: RunConfig) -> str:
-    """Return why a run cannot begin from another that is finished, on the same data; nothing where it can."""
+def why_not(source: Path, own: RunConfig) -> str:
+    """Return why a run cannot begin from another in ``source`` on the same data; nothing where it can."""
+    if not (source / "metrics.json").exists() or not any((source / "checkpoints").glob("best-*")):
+        return "that holds no finished run with its checkpoints"
+    theirs = load_config(source / "config.yaml", {})
     if own.table.rules or not get_method(own.table.method).begins_full:
         return f"{own.table.method} trains no full table first"
     if theirs.table.rules or theirs.table.method != "full":

@@ -75,13 +75,16 @@ def config_of(args: argparse.Namespace) -> RunConfig:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train and return the run's metrics."""
     from slimtab.auto import auto_run
+    from slimtab.errors import SlimtabError
     from slimtab.run import train_run
 
     config = config_of(args)
-    if config.table.method == "auto" and args.source is None:
+    if config.table.method != "auto":
+        metrics = train_run(config, source=args.source)
+    elif args.source is None:
         metrics = auto_run(config)
     else:
-        metrics = train_run(config, source=args.source)
+        raise SlimtabError("auto trains a yardstick of its own; leave --from out")
     if not args.json and leads():
         print(table([metrics]))
         print(

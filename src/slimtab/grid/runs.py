@@ -201,9 +201,7 @@ class Grid:
         """Return the finished run of ``full`` that has trained a run's first stage already."""
         config = load_config(folder / "config.yaml", {})
         same = (other for other, run in self.finished.items() if run["data"]["path"] == place.data)
-        return next(
-            (other for other in same if not why_not(load_config(other / "config.yaml", {}), config)), None
-        )
+        return next((other for other in same if not why_not(other, config)), None)
 
     def _check_memory(self, open_places: list[Place]) -> None:
         for place in open_places:
