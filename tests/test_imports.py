@@ -25,7 +25,7 @@ ORDER = [
     {"collection"},
     {"models"},
     {"training"},
-    {"search", "planning"},
+    {"search", "planning", "beginning"},
     {"serving"},
     {"reporting"},
     {"run", "plan", "grid", "dropin", "doctor", "testing"},
