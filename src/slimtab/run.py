@@ -93,8 +93,8 @@ def train_run(
             if finished is not None:  # by whoever held the lock before
                 return finished
             if source is not None and not _is_begun(folder):
+                _begin(config, folder, schema)
                 begin_from(source, config, schema)
-                _write_beginning(config, folder, schema)
             fitted = _fit(config, schema, engine, observers, choose)
             return _finish(config, schema, engine, fitted, started)
 
@@ -250,12 +250,8 @@ def _sized(engine: Engine, checkpoints: Path) -> tuple[str, dict[str, Any]] | No
 def _begin(config: RunConfig, folder: Path, schema: Schema) -> None:
     """Write down what is trained, unless a run goes on: until something was trained it may be corrected."""
     if not _is_begun(folder):
-        _write_beginning(config, folder, schema)
-
-
-def _write_beginning(config: RunConfig, folder: Path, schema: Schema) -> None:
-    _write_json(folder / "dataset.json", schema.to_dict())
-    config.save(folder / "config.yaml")
+        _write_json(folder / "dataset.json", schema.to_dict())
+        config.save(folder / "config.yaml")
 
 
 def _is_begun(folder: Path) -> bool:
