@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from slimtab.config import RunConfig, flat, load_config
+from slimtab.config import RunConfig, first_difference, load_config
 from slimtab.errors import SlimtabError
 from slimtab.files import written_folder
 from slimtab.schema import Schema
@@ -43,18 +43,15 @@ def begin_from(source: Path, config: RunConfig, schema: Schema) -> None:
 
 def why_not(source: Path, own: RunConfig) -> str:
     """Return why a run cannot begin from another in ``source`` on the same data; nothing where it can."""
+    if own.table.rules or not get_method(own.table.method).begins_full:
+        return f"{own.table.method} trains no full table first"
     if not (source / "metrics.json").exists() or not any((source / "checkpoints").glob("best-*")):
         return "that holds no finished run with its checkpoints"
     theirs = load_config(source / "config.yaml", {})
-    if own.table.rules or not get_method(own.table.method).begins_full:
-        return f"{own.table.method} trains no full table first"
     if theirs.table.rules or theirs.table.method != "full":
         return f"that is a run of {theirs.table.method}, not of full"
-    old, new = flat(theirs.to_dict()), flat(own.to_dict())
-    for key in sorted(old.keys() | new.keys()):
-        if not key.startswith(_OWN) and old.get(key) != new.get(key):
-            return f"that has {key}={old.get(key)}, not {new.get(key)}"
-    return ""
+    difference = first_difference(theirs, own, _OWN)
+    return "" if difference is None else "that has {}={}, not {}".format(*difference)
 
 
 def copy_checkpoints(source: Path, run: Path) -> None:

@@ -239,6 +239,21 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def first_difference(old: RunConfig, new: RunConfig, but: tuple[str, ...]) -> tuple[str, Any, Any] | None:
+    """Return the first dotted key in which two configs differ, and both values; None where they agree.
+
+    Args:
+        old: one of them.
+        new: the other.
+        but: what may differ: keys, or what they begin with.
+    """
+    before, now = flat(old.to_dict()), flat(new.to_dict())
+    for key in sorted(before.keys() | now.keys()):
+        if not key.startswith(but) and before.get(key) != now.get(key):
+            return key, before.get(key), now.get(key)
+    return None
+
+
 def build_config(values: Mapping[str, Any]) -> RunConfig:
     """Turn plain values into a :class:`RunConfig`, checking every key and type.
 

@@ -16,7 +16,7 @@ import torch
 import slimtab
 from slimtab.beginning import begin_from
 from slimtab.collection import TableCollection
-from slimtab.config import RunConfig, flat, load_config
+from slimtab.config import RunConfig, first_difference, load_config
 from slimtab.data.loader import Loader
 from slimtab.data.vocabulary import load_counts
 from slimtab.errors import SlimtabError
@@ -259,14 +259,14 @@ def _is_begun(folder: Path) -> bool:
 
 
 def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
-    before, now = flat(old.to_dict()), flat(new.to_dict())
-    for key in sorted(before.keys() | now.keys()):
-        # Where folders and weights lie does not decide the outcome: data is compared by its schema.
-        if key not in ("run", "data", "training.device") and before.get(key) != now.get(key):
-            raise SlimtabError(
-                f"{folder} holds a run with {key}={before.get(key)}, not {now.get(key)}; "
-                "choose another --run, or the old settings"
+    # Where folders and weights lie does not decide the outcome: data is compared by its schema.
+    difference = first_difference(old, new, ("run", "data", "training.device"))
+    if difference is not None:
+        raise SlimtabError(
+            "{} holds a run with {}={}, not {}; choose another --run, or the old settings".format(
+                folder, *difference
             )
+        )
 
 
 def _metrics(
