@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
+from optuna.study import Study
 from optuna.trial import TrialState
 
 from slimtab.cli import main
 from slimtab.studies import open_study
 from slimtab.sweep.settings import read_sweep
-from slimtab.sweep.study import sweep_study
+from slimtab.sweep.study import next_trial, sweep_study
 from slimtab.sweep.worker import work
 
 SMALL = {
@@ -60,6 +62,30 @@ def test_a_front(prepared, tmp_path, capsys):
     # Six settings and eight trials: what was trained before is not trained again.
     settings = [(line["table.budget"], line["table.method"]) for line in lines if not line["note"]]
     assert len(settings) == len(set(settings))
+
+
+def test_no_more_are_drawn_than_wanted(prepared, tmp_path, monkeypatch):
+    """Those who draw at once count what the others drew, however long drawing takes."""
+    config = read_sweep(sweep_file(tmp_path, prepared, space={"table.budget": ["40%"]}, trials=3))
+    ask = Study.ask
+
+    def slow(self, *arguments):
+        time.sleep(0.1)
+        return ask(self, *arguments)
+
+    monkeypatch.setattr(Study, "ask", slow)
+
+    def draw(study):
+        while True:
+            with next_trial(study, config, tmp_path / "out") as trial:
+                if trial is None:
+                    return
+                study.tell(trial, 0.5)
+
+    studies = [sweep_study(config, tmp_path / "out") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(draw, studies))
+    assert len(studies[0].get_trials()) == 3
 
 
 def test_killed_it_goes_on(prepared, tmp_path):

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Schema
@@ -22,7 +22,6 @@ from slimtab.studies import differing, open_study
 from slimtab.sweep.settings import SweepConfig
 
 _NOT_COUNTED = (TrialState.FAIL, TrialState.WAITING)  # made up for, and not begun
-_DRAWING = timedelta(minutes=1)  # that a process may take to draw a trial's settings
 
 
 def sweep_study(config: SweepConfig, out: Path, storage: str | None = None) -> Study:
@@ -56,10 +55,8 @@ def next_trial(study: Study, config: SweepConfig, out: Path) -> Iterator[Trial |
 
     The lock on the trial's folder goes with the process, however it ends.
     """
-    for trial in _candidates(study, config):
-        folder = trial_folder(out, trial.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("wb") as held:
+    for trial in _candidates(study, config, out):
+        with _lock_of(trial.number, out) as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -71,14 +68,50 @@ def next_trial(study: Study, config: SweepConfig, out: Path) -> Iterator[Trial |
     yield None
 
 
-def _candidates(study: Study, config: SweepConfig) -> Iterator[Trial]:
-    for known in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+def _candidates(study: Study, config: SweepConfig, out: Path) -> Iterator[Trial]:
+    with _drawing(out):  # whoever draws has drawn all: what is not complete a killed process left
+        left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for known in left:
+            if known.params.keys() != config.space.keys():
+                study.tell(known.number, state=TrialState.FAIL)
+    for known in left:
         if known.params.keys() == config.space.keys():
             yield Trial(study, known._trial_id)
-        elif known.datetime_start < datetime.now() - _DRAWING:
-            study.tell(known.number, state=TrialState.FAIL)  # killed before all was drawn
-    while sum(t.state not in _NOT_COUNTED for t in study.get_trials(deepcopy=False)) < config.trials:
-        yield study.ask(config.distributions())
+    while True:
+        with _drawing(out):
+            if sum(t.state not in _NOT_COUNTED for t in study.get_trials(deepcopy=False)) >= config.trials:
+                return
+            trial = study.ask(config.distributions())
+        yield trial
+
+
+@contextmanager
+def _drawing(out: Path) -> Iterator[None]:
+    """Let one process at a time count the trials and draw one, or two would both draw the last."""
+    with (out / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def twin_of(study: Study, trial: Trial, out: Path) -> FrozenTrial | None:
+    """Return a finished trial with the same settings, where there is one: nothing is trained twice.
+
+    An earlier one that is under way in another process is waited for.
+    """
+    for known in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)):
+        if known.params == trial.params and (known.state.is_finished() or known.number < trial.number):
+            with _lock_of(known.number, out) as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+            ended = study.get_trials(deepcopy=False)[known.number]
+            if ended.state == TrialState.COMPLETE:
+                return ended
+    return None
+
+
+def _lock_of(number: int, out: Path) -> BinaryIO:
+    folder = trial_folder(out, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "lock").open("wb")
 
 
 def trial_folder(out: Path, number: int) -> Path:

@@ -8,13 +8,13 @@ from typing import Any
 
 from optuna import TrialPruned
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from slimtab.errors import SlimtabError
 from slimtab.run import train_run
 from slimtab.sizes import format_bytes
 from slimtab.sweep.settings import SweepConfig
-from slimtab.sweep.study import next_trial, trial_folder
+from slimtab.sweep.study import next_trial, trial_folder, twin_of
 from slimtab.training.metrics import Metrics
 from slimtab.training.observer import Observer
 
@@ -45,13 +45,12 @@ def work(study: Study, config: SweepConfig, out: Path, told: Told = lambda numbe
 
 
 def _run(study: Study, trial: Trial, config: SweepConfig, out: Path) -> str:
-    drawn = trial.params
-    twin = _finished(study, drawn)
+    twin = twin_of(study, trial, out)
     try:
         if twin is None:
             folder = trial_folder(out, trial.number)
             watch = [_Watch(trial, config.objectives[0])] if len(config.objectives) == 1 else []
-            metrics = train_run(config.run_config(drawn, str(folder)), watch)
+            metrics = train_run(config.run_config(trial.params, str(folder)), watch)
             values = [_objective(metrics, name) for name in config.objectives]
             attributes = {
                 "run": str(folder),
@@ -81,12 +80,6 @@ def _figure(name: str, value: float) -> str:
 
 def _objective(metrics: dict[str, Any], name: str) -> float:
     return float(metrics["serve_bytes"] if name == "bytes" else metrics["valid"][name])
-
-
-def _finished(study: Study, drawn: dict[str, Any]) -> FrozenTrial | None:
-    """Return the finished trial with the same settings, where there is one: nothing is trained twice."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return next((trial for trial in done if trial.params == drawn), None)
 
 
 class _Watch(Observer):
