@@ -200,7 +200,8 @@ class Grid:
     def _source(self, folder: Path, place: Place) -> Path | None:
         """Return the finished run of ``full`` that has trained a run's first stage already."""
         config = load_config(folder / "config.yaml", {})
-        same = (other for other, run in self.finished.items() if run["data"]["path"] == place.data)
+        data = Path(place.data).resolve()  # which may have been named otherwise when that run was made
+        same = (o for o, run in self.finished.items() if Path(run["data"]["path"]).resolve() == data)
         return next((other for other in same if not why_not(other, config)), None)
 
     def _check_memory(self, open_places: list[Place]) -> None:
