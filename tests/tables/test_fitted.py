@@ -11,10 +11,11 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.fitted.base import empty_table
 from slimtab.tables.fitted.binary import Binary, FrozenBinary, signs
-from slimtab.tables.fitted.own_codes import OwnCodes, own_codes
+from slimtab.tables.fitted.own_codes import OwnCodes
 from slimtab.tables.fitted.row_steps import FrozenRowSteps, RowSteps, pack_rows
 from slimtab.tables.grouped import group_tables
 from slimtab.tables.parts.codes import pack_codes
+from slimtab.tables.parts.own_codes import Shape, pack_own_codes
 from slimtab.tables.parts.starts import starts
 
 FEATURES = (Feature("a", 90), Feature("b", 37))
@@ -50,12 +51,20 @@ def binary():
 
 def own():
     rng = np.random.default_rng(0)
-    config = OwnCodes(3, 5)
-    codes = [rng.integers(0, 8, (count, 5)) for count in (90, 37)]
-    words = [rng.standard_normal((40, DIM)).astype(np.float16).astype(np.float32) for _ in range(2)]
-    table = own_codes(config, [torch.from_numpy(c) for c in codes], [torch.from_numpy(w) for w in words])
-    sums = [sum(w[level * 8 + c[:, level]] for level in range(5)) for c, w in zip(codes, words, strict=True)]
-    return config, table, np.concatenate(sums)
+    shapes = [Shape(3, 5), Shape(4, 2)]
+    codes = [
+        rng.integers(0, 1 << bits, (count, levels))
+        for (bits, levels), count in zip(shapes, (90, 37), strict=True)
+    ]
+    words = [rng.standard_normal((levels << bits, DIM)).astype(np.float16) for bits, levels in shapes]
+    table = pack_own_codes(
+        shapes, list(map(torch.from_numpy, codes)), torch.from_numpy(np.concatenate(words))
+    )
+    sums = [
+        sum(w.astype(np.float32)[(level << bits) + c[:, level]] for level in range(levels))
+        for c, w, (bits, levels) in zip(codes, words, shapes, strict=True)
+    ]
+    return OwnCodes([3, 4], [5, 2]), table, np.concatenate(sums)
 
 
 MADE = {"int8": lambda: row_steps(8), "int4": lambda: row_steps(4), "int2": lambda: row_steps(2)}
@@ -112,11 +121,11 @@ def test_distances_are_taken_between_codes(bent):
 
 def test_codes_stand_in_groups():
     """A mixture has a code for each of some features, and is rebuilt as one."""
-    parts = [own_codes(OwnCodes(2, 1), [torch.tensor([[3], [1]])], [torch.randn(4, DIM)])]
+    parts = [pack_own_codes([Shape(2, 1)], [torch.tensor([[3], [1]])], torch.randn(4, DIM))]
     parts += [RowSteps(8).empty([Feature("b", 3)], DIM)]
     whole = group_tables([(1,), (0,)], parts, DIM)
     plain = [
-        {"slots": (1,), "method": "own_codes", "config": {"bits": 2, "levels": 1}},
+        {"slots": (1,), "method": "own_codes", "config": {"bits": [2], "levels": [1]}},
         {"slots": (0,), "method": "row_steps", "config": {"bits": 8}},
     ]
     again = empty_table("grouped", {"groups": plain}, [Feature("b", 3), Feature("a", 2)], DIM)

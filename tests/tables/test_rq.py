@@ -1,13 +1,20 @@
 """Residual codes: sums of codewords, fitted where the loss feels them."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
+from slimtab.tables.fitted.base import empty_table
+from slimtab.tables.grouped import read_config
+from slimtab.tables.parts.common_codes import FrozenCommonCodes
+from slimtab.tables.parts.residual import encode
 from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
-from slimtab.tables.rq import RQ, FrozenRQ, RQConfig, encode
+from slimtab.tables.rq import RQ, RQConfig
 
 FEATURES = [Feature("a", 900), Feature("b", 100)]
 
@@ -36,9 +43,9 @@ def test_codes_and_frozen_vectors_equal_numpy():
             left = left - words[start + own[-1]]
         codes.append(own)
         sums.append(vector - left)
-    found = encode(torch.from_numpy(vectors), torch.from_numpy(words), config)
+    found = encode(torch.from_numpy(vectors), torch.from_numpy(words), config.levels)
     assert found.tolist() == codes
-    frozen = FrozenRQ(found, torch.from_numpy(words), config, torch.tensor([0, 900]))
+    frozen = FrozenCommonCodes(found, torch.from_numpy(words), config.levels, torch.tensor([0, 900]))
     ids, slot = every_id()
     np.testing.assert_allclose(frozen(ids, slot).numpy(), np.stack(sums), rtol=1e-4, atol=1e-5)
     assert frozen.serve_bytes() == config.serve_bytes(1000, 5) == 1000 + 7 + 20 * 5 * 2
@@ -83,7 +90,9 @@ def test_gradients_reach_codewords_and_rows():
     weight = torch.randn(3, 8)
     (table(ids, slot) * weight).sum().backward()
     torch.testing.assert_close(table.rows.weight.grad[[1, 2, 901]], weight)
-    codes = encode(table.rows.values()[[1, 2, 901]], table.codewords.detach().half().float(), table.config)
+    codes = encode(
+        table.rows.values()[[1, 2, 901]], table.codewords.detach().half().float(), table.config.levels
+    )
     expected = torch.zeros(32, 8).index_add_(0, codes[:, 0], weight).index_add_(0, 16 + codes[:, 1], weight)
     torch.testing.assert_close(table.codewords.grad, expected)
 
@@ -135,3 +144,67 @@ def test_freezing_before_codes_exist_says_so():
     """The first stage has nothing to serve at the claimed size."""
     with pytest.raises(SlimtabError, match="stage 'code'"):
         build().freeze()
+
+
+DIFFERENT = [Feature("a", 900), Feature("b", 300), Feature("c", 3)]
+
+
+def chosen(levels=(4, 4), features=DIFFERENT):
+    """A table whose features differ in size and scale, in its second stage as the trainer enters it."""
+    torch.manual_seed(0)
+    table = RQ(RQConfig(levels), features, 8, PlainRows, 1.0)
+    with torch.no_grad():
+        table.rows.weight[900:1200] *= 5
+    table.choose("code")
+    table.set_stage("code")
+    return table
+
+
+def each_id(features):
+    sizes = torch.tensor([feature.num_ids for feature in features])
+    ids = torch.cat([torch.arange(size) for size in sizes.tolist()])
+    return ids, torch.repeat_interleave(torch.arange(len(features)), sizes)
+
+
+def test_features_that_differ_have_codewords_of_their_own():
+    """More bits go to the larger vectors, all within the bytes of common codes, and closer than those."""
+    table, (ids, slot) = chosen(), each_id(DIFFERENT)
+    bits = table.stats_by_feature()["code_bits"]
+    assert bits["b"] > bits["a"]
+    shared = RQ(RQConfig((4, 4)), DIFFERENT, 8, PlainRows, 1.0)
+    shared.rows.assign(table.rows.values())
+    shared.set_stage("code")
+    rows = table.rows.values()
+    with torch.no_grad():
+        own, common = ((each(ids, slot) - rows).square().sum() for each in (table, shared))
+    assert own < 0.8 * common
+    assert 0.9 * shared.serve_bytes() < table.serve_bytes() <= shared.serve_bytes()
+    assert sum(table.bytes_by_feature()) == table.serve_bytes()
+
+
+def test_own_codewords_are_served_as_they_were_trained():
+    """Frozen equals eval on every id, and a table built from the config takes the state."""
+    table, (ids, slot) = chosen(), each_id(DIFFERENT)
+    mixed = torch.randperm(len(ids))
+    with torch.no_grad():
+        before = table(ids[mixed], slot[mixed])
+    torch.testing.assert_close(table.freeze()(ids[mixed], slot[mixed]), before)
+    plain = json.loads(json.dumps(asdict(table.config)))
+    kind, config = read_config("rq", plain)
+    again = kind(config, DIFFERENT, 8, PlainRows, 0.0)
+    again.set_stage("code")
+    again.load_state_dict(table.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(ids[mixed], slot[mixed]), before)
+    empty = empty_table("rq", plain, DIFFERENT, 8)
+    empty.load_state_dict(table.freeze().state_dict())
+    assert torch.equal(empty(ids, slot), table.freeze()(ids, slot))
+
+
+def test_where_features_are_alike_all_share():
+    """Codewords of one's own would take bytes from the codes, and say nothing more."""
+    torch.manual_seed(0)
+    features = [Feature(str(number), 200) for number in range(8)]
+    table = RQ(RQConfig((6,)), features, 8, PlainRows, 1.0)
+    table.choose("code")
+    assert table.config == RQConfig((6,))

@@ -1,8 +1,7 @@
 """The least loss in so many bytes: one step of the ladder for each feature.
 
-A multiple-choice knapsack (Sinha & Zoltners, Operations Research 1979), solved by dynamic programming over
-bytes. Features on the same step share codewords, so the bytes of a step do not add up by feature alone: each
-choice of a few steps is solved for itself, with its codewords taken off the budget first.
+Features on the same step share codewords, so the bytes of a step do not add up by feature alone: each choice
+of a few steps is a knapsack for itself, with its codewords taken off the budget first.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-_UNITS = 2000  # that the budget is divided into; bytes are rounded up, so a plan never exceeds it
+from slimtab.tables.parts.knapsack import least_loss
+
 _GROUPS = 3  # different steps that a plan may use; each is a table of its own
 _PRICE = 1e-6  # nats for the whole budget: where nothing is lost either way, fewer bytes are better
 
@@ -43,31 +43,9 @@ def allocate(
         left = budget - int(shared[used].sum())
         if left <= 0:
             continue
-        found = _knapsack(loss[:, used] + _PRICE * nbytes[:, used] / budget, nbytes[:, used], left)
+        found = least_loss(loss[:, used] + _PRICE * nbytes[:, used] / budget, nbytes[:, used], left)
         if found is not None:
             total = found[0] + _PRICE * (budget - left) / budget
             if best is None or total < best[0]:
                 best = total, [used[choice] for choice in found[1]]
     return None if best is None else best[1]
-
-
-def _knapsack(
-    loss: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int
-) -> tuple[float, list[int]] | None:
-    """Return the least total loss [F, S] within ``budget``, and the step of each feature."""
-    weights = -(-nbytes * _UNITS // budget)
-    least, chosen = np.zeros(_UNITS + 1), []
-    for costs, weight in zip(loss, weights, strict=True):
-        tried = np.full((len(costs), _UNITS + 1), np.inf)
-        for step, (cost, units) in enumerate(zip(costs, weight.tolist(), strict=True)):
-            if units <= _UNITS:
-                tried[step, units:] = least[: _UNITS + 1 - units] + cost
-        chosen.append(tried.argmin(axis=0))
-        least = tried.min(axis=0)
-    if not np.isfinite(least[-1]):
-        return None
-    left, picked = _UNITS, []
-    for choice, weight in zip(reversed(chosen), weights[::-1], strict=True):
-        picked.append(int(choice[left]))
-        left -= int(weight[picked[-1]])
-    return float(least[-1]), picked[::-1]

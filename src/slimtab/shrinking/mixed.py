@@ -31,11 +31,12 @@ from slimtab.shrinking.row_steps import fit_row_steps
 from slimtab.shrinking.vectors import Vectors
 from slimtab.sizes import format_bytes
 from slimtab.tables.base import FrozenTable
-from slimtab.tables.fitted.base import Code, empty_table
-from slimtab.tables.fitted.own_codes import OwnCodes, own_codes
+from slimtab.tables.fitted.base import empty_table
+from slimtab.tables.fitted.own_codes import OwnCodes
 from slimtab.tables.fitted.row_steps import RowSteps
 from slimtab.tables.full import FullConfig
 from slimtab.tables.grouped import group_tables
+from slimtab.tables.parts.own_codes import Shape, pack_own_codes
 from slimtab.tables.rq import RQConfig
 
 _COMMON = tuple(RQConfig((8,) * levels) for levels in range(1, 7))
@@ -145,7 +146,7 @@ def mix(
 
 
 def _ways(dim: int) -> list[Way]:
-    own = [OwnCodes(bits, levels) for bits in _OWN_BITS for levels in range(1, _MOST_OWN // bits + 1)]
+    own = [Shape(bits, levels) for bits in _OWN_BITS for levels in range(1, _MOST_OWN // bits + 1)]
     return [
         *(Way(f"rq, {sum(c.levels)} bits", c, 2 * dim * c.starts[-1]) for c in _COMMON),
         *(Way(f"own rq, {c.levels} times {c.bits} bits", c) for c in own),
@@ -168,7 +169,7 @@ class _Coded:
         ids = torch.arange(one.rows)
         if isinstance(config, FullConfig):
             return one.all()
-        if isinstance(config, OwnCodes):
+        if isinstance(config, Shape):
             return _sums(*self.own(slot, config), config.bits)
         if isinstance(config, RowSteps):
             table = fit_row_steps(one, config, lambda rows: None)
@@ -184,14 +185,14 @@ class _Coded:
         """Codes and codewords of all features together."""
         return fit_codes(self.vectors, _COMMON[-1], self.seed, lambda rows: None)
 
-    def own(self, slot: int, config: OwnCodes) -> tuple[Tensor, Tensor]:
+    def own(self, slot: int, config: Shape) -> tuple[Tensor, Tensor]:
         """Return codes and codewords of a feature: the first levels of one fit of many."""
         if (slot, config.bits) not in self._own:
             ids, dim = len(self.vectors.tables[slot]), self.vectors.dim
             worth = [
                 way.config.levels
                 for way in self.ways
-                if isinstance(way.config, OwnCodes)
+                if isinstance(way.config, Shape)
                 and way.config.bits == config.bits
                 and way.nbytes(ids, dim) <= 4 * ids * dim
             ]
@@ -214,27 +215,31 @@ def _join(vectors: Vectors, ways: Sequence[Way], chosen: Sequence[int], coded: _
     """Make the frozen table of all features, those on one way together."""
     groups: list[dict[str, Any]] = []
     tables, shares = [], [0.0] * len(chosen)
-    for number in sorted(set(chosen)):
-        config = ways[number].config
-        slots = [slot for slot, way in enumerate(chosen) if way == number]
-        some = vectors.select(slots)
+    # Those with codewords of their own stand together, whatever their shapes.
+    keys = [-1 if isinstance(ways[number].config, Shape) else number for number in chosen]
+    for key in sorted(set(keys)):
+        slots = [slot for slot, own in enumerate(keys) if own == key]
+        config, some = ways[chosen[slots[0]]].config, vectors.select(slots)
         table: FrozenTable
-        method = config.method if isinstance(config, Code) else "rq"
-        if isinstance(config, OwnCodes):
-            codes, codewords = zip(*(coded.own(slot, config) for slot in slots), strict=True)
-            table = own_codes(config, codes, codewords)
+        if isinstance(config, Shape):
+            shapes = [ways[chosen[slot]].config for slot in slots]
+            codes, codewords = zip(*map(coded.own, slots, shapes), strict=True)
+            table = pack_own_codes(shapes, codes, torch.cat(codewords))
+            config = OwnCodes([shape.bits for shape in shapes], [shape.levels for shape in shapes])
+            method = config.method
         elif isinstance(config, RowSteps):
-            table = fit_row_steps(some, config, lambda rows: None)
+            method, table = config.method, fit_row_steps(some, config, lambda rows: None)
         elif isinstance(config, RQConfig):
-            table = fit_residual(some, config, seed, lambda rows: None)
+            method, table = "rq", fit_residual(some, config, seed, lambda rows: None)
         else:
             method, table = "full", empty_table("full", {}, some.features, vectors.dim)
             table.load_state_dict({"weight": some.all()})
         groups.append({"slots": tuple(slots), "method": method, "config": dataclasses.asdict(config)})
         tables.append(table)
         for slot in slots:
-            shares[slot] = ways[number].nbytes(len(vectors.tables[slot]), vectors.dim)
-            shares[slot] += ways[number].shared * len(vectors.tables[slot]) / some.rows
+            way = ways[chosen[slot]]
+            shares[slot] = way.nbytes(len(vectors.tables[slot]), vectors.dim)
+            shares[slot] += way.shared * len(vectors.tables[slot]) / some.rows
     whole = group_tables([group["slots"] for group in groups], tables, vectors.dim)
     return Made("grouped", {"groups": groups}, whole, shares)
 

@@ -7,23 +7,25 @@ Fitting all levels to each other afterwards, as additive quantisation does, lowe
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.parts.kmeans import nearest, weighted_kmeans
-from slimtab.tables.rq import FrozenRQ, RQConfig, encode
+from slimtab.tables.parts.common_codes import FrozenCommonCodes
+from slimtab.tables.parts.residual import encode, fit_levels
+from slimtab.tables.rq import RQConfig
 
 _SAMPLE = 1 << 17  # rows that codewords are fitted to, at most
 _CHUNK = 1 << 16  # rows coded at a time
 
 
-def fit_residual(vectors: Vectors, config: RQConfig, seed: int, told: Callable[[int], object]) -> FrozenRQ:
+def fit_residual(
+    vectors: Vectors, config: RQConfig, seed: int, told: Callable[[int], object]
+) -> FrozenCommonCodes:
     """Return vectors coded with common codewords; see :func:`fit_codes`."""
     codes, codewords = fit_codes(vectors, config, seed, told)
-    return FrozenRQ(codes, codewords, config, vectors.offset)
+    return FrozenCommonCodes(codes, codewords, config.levels, vectors.offset)
 
 
 def fit_codes(
@@ -40,19 +42,9 @@ def fit_codes(
     Returns:
         Codes [rows, levels] uint8, and codewords [Σ 2^bits, dim] float32, as half precision has them.
     """
-    left, weights = vectors.sample(_SAMPLE, seed)
-    words = []
-    for level, (start, stop) in enumerate(pairwise(config.starts)):
-        words.append(as_served(weighted_kmeans(left, weights, stop - start, seed=seed + level)))
-        left = left - words[-1][nearest(left, words[-1])]
-    codewords = torch.cat(words)
+    codewords = fit_levels(*vectors.sample(_SAMPLE, seed), config.levels, seed)
     codes = torch.empty(vectors.rows, len(config.levels), dtype=torch.uint8)
     for start, chunk in vectors.chunks(_CHUNK):
-        codes[start : start + len(chunk)] = encode(chunk, codewords, config)
+        codes[start : start + len(chunk)] = encode(chunk, codewords, config.levels)
         told(len(chunk))
     return codes, codewords
-
-
-def as_served(words: Tensor) -> Tensor:
-    """Return codewords in half precision, as floats."""
-    return words.half().float()

@@ -9,15 +9,17 @@ training through the codes: every lookup codes the rows it reads anew, so codes 
 gradient of a vector reaches both its codewords and the row behind it.
 
 An id weighs as much as the loss feels an error in its vector: its squared gradients over the first stage, to
-the power 3/4 (k-means itself pulls codewords to where weight is dense). On the sports rows that halves what
+the power 0.6 (k-means itself pulls codewords to where weight is dense). On the sports rows that halves what
 coding costs, compared with weights by count.
+
+Before codes are fitted the table chooses who shares codewords: all features, or none, with bits by feature
+(:mod:`slimtab.tables.parts.own_codes`), whichever loses less in as many bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,17 +29,18 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.parts.kmeans import nearest, weighted_kmeans
-from slimtab.tables.parts.packing import MAX_BITS, pack, packed_bytes, unpack
-from slimtab.tables.parts.reading import sum_rows
+from slimtab.tables.parts.code_shapes import choose_shapes
+from slimtab.tables.parts.common_codes import FrozenCommonCodes
+from slimtab.tables.parts.own_codes import Shape, bytes_by_feature, freeze_own_codes, sum_own_codes
+from slimtab.tables.parts.packing import MAX_BITS, packed_bytes
+from slimtab.tables.parts.residual import as_served, encode, encode_all, fit_levels, level_starts, sample
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.parts.usage import CodeUse
 from slimtab.tables.rows import RowsFactory
 
 _BITS = 8  # of a code at most: 256 codewords a level
-_SAMPLE = 1 << 17  # rows that k-means sees at most
-_POWER = 0.75  # of the squared gradients; 0.6 to 0.85 do as well on validation, 0.4 and 1 worse
-_CHUNK = 1 << 18  # rows coded at a time when freezing
+_SAMPLE = 1 << 17  # rows that k-means sees at most …
+_TRIED = 1 << 15  # … and of each feature while shapes are tried
+_POWER = 0.6  # of the squared gradients; 0.5 and 0.75 do nearly as well on validation, 0.35 and 1 worse
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,31 @@ class RQConfig(TableConfig):
 
     Attributes:
         levels: bits of the code at each level; one of b bits has 2^b codewords, shared by all features.
+        own_bits: of a level of each feature, where each has codewords of its own; chosen after the first
+            stage within the bytes of ``levels``. Empty where all share.
+        own_levels: of each feature.
         pull: weight of the penalty that keeps rows and their codes together.
     """
 
-    by_budget = ("levels",)
+    by_budget = ("levels", "own_bits", "own_levels")
 
     levels: tuple[int, ...] = (8,)
+    own_bits: tuple[int, ...] = ()
+    own_levels: tuple[int, ...] = ()
     pull: float = 0.25
 
     @property
     def starts(self) -> list[int]:
-        """Where each level's codewords begin, and where the last one's end."""
-        return list(accumulate((1 << bits for bits in self.levels), initial=0))
+        """Where each common level's codewords begin, and where the last one's end."""
+        return level_starts(self.levels)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The codes of each feature that has codewords of its own."""
+        return [Shape(*shape) for shape in zip(self.own_bits, self.own_levels, strict=True)]
 
     def serve_bytes(self, ids: int, dim: int) -> int:
-        """Return bytes of packed codes and half-precision codewords."""
+        """Return bytes of packed codes and half-precision codewords where all features share."""
         return packed_bytes(ids, 1, sum(self.levels)) + 2 * dim * self.starts[-1]
 
     @classmethod
@@ -82,51 +95,6 @@ class RQConfig(TableConfig):
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> RQConfig:
         ids = sum(feature.num_ids for feature in features)
         return [config for config in cls.ladder(dim, **options) if config.serve_bytes(ids, dim) <= nbytes][-1]
-
-
-class FrozenRQ(FrozenTable):
-    """Packed codes and half-precision codewords."""
-
-    codebooks = ("codewords",)
-
-    codes: Tensor
-    codewords: Tensor
-    offset: Tensor
-    start: Tensor
-    shift: Tensor
-    mask: Tensor
-
-    def __init__(self, codes: Tensor, codewords: Tensor, config: RQConfig, offset: Tensor) -> None:
-        """Pack ``codes`` [ids, levels], integers."""
-        super().__init__()
-        self.bits = sum(config.levels)
-        # A code in each byte, as budgets make it.
-        self.in_bytes = all(bits == 8 for bits in config.levels[:-1])
-        self.ids, self.levels = len(codes), config.levels
-        shifts = list(accumulate(config.levels, initial=0))[:-1]
-        self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
-        self.register_buffer("shift", torch.tensor(shifts), persistent=False)
-        self.register_buffer("mask", torch.tensor([(1 << b) - 1 for b in config.levels]), persistent=False)
-        self.register_buffer("offset", offset, persistent=False)
-        words = [(chunk << self.shift).sum(dim=1, keepdim=True) for chunk in torch.split(codes, _CHUNK)]
-        self.register_buffer("codes", pack(torch.cat(words), self.bits))
-        self.register_buffer("codewords", codewords.half())
-
-    def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
-        """Return vectors [N, dim]."""
-        words = unpack(self.codes, self.offset.index_select(0, slot).add_(ids), 1, self.bits)
-        if self.in_bytes:
-            codes = words.view(torch.uint8)[:, : len(self.start)] + self.start.int()
-        else:
-            codes = ((words >> self.shift) & self.mask) + self.start
-        return sum_rows(self.codewords.float(), codes)
-
-    def stats(self) -> dict[str, float]:
-        """Return how many codewords are used, and how evenly."""
-        used = CodeUse(1 << bits for bits in self.levels)
-        for rows in torch.split(torch.arange(self.ids, device=self.codes.device), _CHUNK):
-            used.add((unpack(self.codes, rows, 1, self.bits) >> self.shift) & self.mask)
-        return used.stats()
 
 
 class RQ(EmbeddingTable, method="rq"):
@@ -153,11 +121,11 @@ class RQ(EmbeddingTable, method="rq"):
     ) -> None:
         """See :class:`~slimtab.tables.base.EmbeddingTable`."""
         super().__init__(config, features, dim, make_rows, init_std)
-        sizes = [feature.num_ids for feature in features]
-        self.register_buffer("offset", starts(sizes), persistent=False)
-        self.register_buffer("counts", torch.ones(sum(sizes)), persistent=False)
+        self._sizes = [feature.num_ids for feature in features]
+        self.register_buffer("offset", starts(self._sizes), persistent=False)
+        self.register_buffer("counts", torch.ones(sum(self._sizes)), persistent=False)
         self.register_buffer("start", torch.tensor(config.starts[:-1]), persistent=False)
-        self.rows = make_rows(sum(sizes), dim, init_std)
+        self.rows = make_rows(sum(self._sizes), dim, init_std)
         self.register_parameter("codewords", None)
         self._apart: Tensor | None = None
         self._epochs = 1.0
@@ -170,10 +138,6 @@ class RQ(EmbeddingTable, method="rq"):
         """Remember how many passes the first stage has made."""
         self._epochs = clock.step / clock.steps_per_epoch
 
-    def row_like(self) -> list[nn.Parameter]:
-        """Codewords move as the rows they stand for."""
-        return [] if self.codewords is None else [self.codewords]
-
     def learning_rates(self) -> tuple[float, float]:
         """Go on carefully once coded: the full table was at its best already."""
         return (1.0, 1.0) if self.stage == "train" else (0.1, 0.1)
@@ -184,9 +148,12 @@ class RQ(EmbeddingTable, method="rq"):
         if self.stage == "train":
             return rows
         assert self.codewords is not None
-        codewords = _rounded(self.codewords)
-        codes = encode(rows.detach(), codewords.detach(), self.config)
-        coded = F.embedding_bag(codes + self.start, codewords, mode="sum")
+        codewords = as_served(self.codewords)
+        if self.config.own_bits:
+            coded = sum_own_codes(self.config.shapes, rows, slot, codewords)
+        else:
+            codes = encode(rows.detach(), codewords.detach(), self.config.levels)
+            coded = F.embedding_bag(codes + self.start, codewords, mode="sum")
         if torch.is_grad_enabled():
             self._apart = F.mse_loss(coded.detach(), rows) + F.mse_loss(coded, rows.detach())
             coded = coded + (rows - rows.detach())  # straight through
@@ -197,26 +164,46 @@ class RQ(EmbeddingTable, method="rq"):
         apart, self._apart = self._apart, None
         return None if apart is None else self.config.pull * apart
 
+    @torch.no_grad()
+    def choose(self, stage: str) -> None:
+        """Decide who shares codewords. Entered without this, all features do."""
+        values, weights = self._trained()
+        samples = [sample(rows, felt, _TRIED) for rows, felt in zip(values, weights, strict=True)]
+        nbytes = self.config.serve_bytes(sum(self._sizes), self.dim)
+        found = choose_shapes(samples, self._sizes, nbytes)
+        if found is None:
+            return
+        shapes, loss = found
+        vectors, felt = (torch.cat(parts) for parts in zip(*samples, strict=True))
+        words = fit_levels(vectors, felt, self.config.levels)
+        codes = encode(vectors, words, self.config.levels) + self.start
+        shared = felt @ (vectors - F.embedding_bag(codes, words, mode="sum")).square().sum(dim=1)
+        if loss < float(shared):
+            bits, levels = zip(*shapes, strict=True)
+            self.config = replace(self.config, own_bits=bits, own_levels=levels)
+
     def set_stage(self, stage: str) -> None:
         """Fit the codebooks to the trained rows."""
         super().set_stage(stage)
-        shape = (self.config.starts[-1], self.dim)
-        self.codewords = nn.Parameter(torch.zeros(shape, device=self.offset.device))
+        count = sum(shape.codewords for shape in self.config.shapes) or self.config.starts[-1]
+        self.codewords = nn.Parameter(torch.zeros((count, self.dim), device=self.offset.device))
         if not self.offset.is_meta:
             with torch.no_grad():
-                self._fit()
+                self.codewords.copy_(self._fitted())
 
-    def _fit(self) -> None:
-        assert self.codewords is not None
-        left = self.rows.values()
+    def _fitted(self) -> Tensor:
+        """Return codewords for the rows as they are."""
+        values, weights = self._trained()
+        if self.config.own_bits:
+            parts = zip(values, weights, self.config.shapes, strict=True)
+            fits = [fit_levels(*sample(rows, felt, _SAMPLE), s.bits_of_levels) for rows, felt, s in parts]
+            return torch.cat(fits)
+        return fit_levels(*sample(torch.cat(values), torch.cat(weights), _SAMPLE), self.config.levels)
+
+    def _trained(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the rows of each feature [num_ids, dim], and what an error in each weighs [num_ids]."""
         weights = self.rows.squared_gradients(self.counts * self._epochs) ** _POWER
-        if len(left) > _SAMPLE:
-            some = torch.randperm(len(left), device=left.device)[:_SAMPLE]
-            left, weights = left[some], weights[some]
-        for level, (start, stop) in enumerate(pairwise(self.config.starts)):
-            words = weighted_kmeans(left, weights, stop - start, seed=level)
-            self.codewords[start:stop] = words
-            left = left - _rounded(words)[nearest(left, _rounded(words))]
+        return torch.split(self.rows.values(), self._sizes), torch.split(weights, self._sizes)
 
     @torch.no_grad()
     def freeze(self) -> FrozenTable:
@@ -225,25 +212,20 @@ class RQ(EmbeddingTable, method="rq"):
             raise SlimtabError(
                 "rq has no codes to freeze before its stage 'code'; call set_stage('code') first"
             )
-        codewords, config = _rounded(self.codewords), self.config
-        if self.offset.is_meta:
-            codes = torch.empty(self.rows.num_rows, len(config.levels), dtype=torch.int64, device="meta")
-        else:
-            chunks = torch.split(self.rows.values(), _CHUNK)
-            codes = torch.cat([encode(chunk, codewords, config) for chunk in chunks])
-        return FrozenRQ(codes, codewords, config, self.offset)
+        values, codewords = self.rows.values(), as_served(self.codewords)
+        if self.config.own_bits:
+            return freeze_own_codes(self.config.shapes, torch.split(values, self._sizes), codewords)
+        codes = encode_all(values, codewords, self.config.levels)
+        return FrozenCommonCodes(codes, codewords, self.config.levels, self.offset)
 
+    def bytes_by_feature(self) -> list[int]:
+        """Count codes and codewords where each feature has its own."""
+        if not self.config.own_bits:
+            return super().bytes_by_feature()
+        return bytes_by_feature(self.config.shapes, self._sizes, self.dim)
 
-def encode(vectors: Tensor, codewords: Tensor, config: RQConfig) -> Tensor:
-    """Return codes [N, levels] of ``vectors`` [N, dim]: at each level the nearest to what is left."""
-    left, codes = vectors, []
-    for start, stop in pairwise(config.starts):
-        words = codewords[start:stop]
-        codes.append(nearest(left, words))
-        left = left - words[codes[-1]]
-    return torch.stack(codes, dim=1)
-
-
-def _rounded(words: Tensor) -> Tensor:
-    """Return codewords as they are served, in half precision; gradients pass without being rounded too."""
-    return words + (words.half().float() - words).detach()
+    def stats_by_feature(self) -> dict[str, dict[str, float]]:
+        """Return the bits of an id's code where features differ."""
+        if not self.config.own_bits:
+            return {}
+        return {"code_bits": self.named(shape.bits * shape.levels for shape in self.config.shapes)}

@@ -1,4 +1,4 @@
-"""Widths of features as a knapsack: as much energy as fits into so many floats."""
+"""Settings of features as a knapsack: as much energy, or as little loss, as fits into so many bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+_UNITS = 2000  # that a budget is divided into; bytes are rounded up, so it is never exceeded
 
 
 def choose_widths(sizes: Sequence[int], energy: NDArray[np.float64], floats: int) -> list[int]:
@@ -26,6 +28,36 @@ def choose_widths(sizes: Sequence[int], energy: NDArray[np.float64], floats: int
             widths[slot] += 1
             left -= sizes[slot]
     return widths
+
+
+def least_loss(
+    loss: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int
+) -> tuple[float, list[int]] | None:
+    """Return the least total loss within ``budget``, and the step of each feature; None where nothing fits.
+
+    A multiple-choice knapsack (Sinha & Zoltners, Operations Research 1979), solved by dynamic programming.
+
+    Args:
+        loss: what each feature loses on each step [F, S].
+        nbytes: what it takes there [F, S].
+        budget: bytes in all.
+    """
+    weights = -(-nbytes * _UNITS // budget)
+    least, chosen = np.zeros(_UNITS + 1), []
+    for costs, weight in zip(loss, weights, strict=True):
+        tried = np.full((len(costs), _UNITS + 1), np.inf)
+        for step, (cost, units) in enumerate(zip(costs, weight.tolist(), strict=True)):
+            if units <= _UNITS:
+                tried[step, units:] = least[: _UNITS + 1 - units] + cost
+        chosen.append(tried.argmin(axis=0))
+        least = tried.min(axis=0)
+    if not np.isfinite(least[-1]):
+        return None
+    left, picked = _UNITS, []
+    for choice, weight in zip(reversed(chosen), weights[::-1], strict=True):
+        picked.append(int(choice[left]))
+        left -= int(weight[picked[-1]])
+    return float(least[-1]), picked[::-1]
 
 
 def _falling(energy: NDArray[np.float64]) -> NDArray[np.float64]:

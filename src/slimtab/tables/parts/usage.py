@@ -18,9 +18,10 @@ class CodeUse:
     def __init__(self, sizes: Iterable[int]) -> None:
         self._counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
 
-    def add(self, codes: Tensor) -> None:
-        """Count ``codes`` [N, places] int64."""
-        for counts, column in zip(self._counts, codes.unbind(dim=1), strict=True):
+    def add(self, codes: Tensor, first: int = 0) -> None:
+        """Count ``codes`` [N, P] int64 of P places, from the ``first`` on."""
+        places = self._counts[first : first + codes.shape[1]]
+        for counts, column in zip(places, codes.unbind(dim=1), strict=True):
             counts += torch.bincount(column, minlength=len(counts)).cpu()
 
     def stats(self) -> dict[str, float]:
