@@ -16,6 +16,8 @@ _MARKS = (
     ("o", "circle"), ("s", "square"), ("D", "diamond"), ("^", "triangle-up"), ("v", "triangle-down"),
     ("P", "cross"), ("*", "star"), ("X", "x"),
 )  # fmt: skip
+# Matplotlib's strokes with plotly's: the next one once the colours are used up.
+_STROKES = (("solid", "solid"), ("dashed", "dash"), ("dotted", "dot"))
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Line:
         colour: as ``#rrggbb``.
         marker: matplotlib's.
         symbol: plotly's, of the same shape.
+        stroke: matplotlib's.
+        dash: plotly's, of the same kind.
     """
 
     label: str
@@ -35,6 +39,8 @@ class Line:
     colour: str
     marker: str
     symbol: str
+    stroke: str
+    dash: str
 
 
 def lines(rows: Sequence[Contender]) -> list[Line]:
@@ -48,8 +54,9 @@ def lines(rows: Sequence[Contender]) -> list[Line]:
     for number, ((method, model), group) in enumerate(groupby(sorted(rows, key=name), key=name)):
         label = f"{method} ({model})" if several else method
         points = tuple(sorted(group, key=lambda row: row.share))
-        marker, symbol = _MARKS[number % len(_MARKS)]
-        found.append(Line(label, points, _COLOURS[number % len(_COLOURS)], marker, symbol))
+        turn, colour = divmod(number, len(_COLOURS))
+        marks, strokes = _MARKS[number % len(_MARKS)], _STROKES[turn % len(_STROKES)]
+        found.append(Line(label, points, _COLOURS[colour], *marks, *strokes))
     return sorted(found, key=lambda line: -line.points[0].mean("test", "auc"))
 
 

@@ -80,7 +80,7 @@ def _trade(drawn: Sequence[Line], best: Sequence[Contender]) -> go.Figure:
             y=[row.mean("test", "auc") for row in line.points],
             error_y={"array": [spread or 0 for spread in spreads], "visible": any(spreads), "thickness": 1},
             mode="lines+markers",
-            line={"color": line.colour, "width": 1.5},
+            line={"color": line.colour, "width": 1.5, "dash": line.dash},
             marker={"symbol": line.symbol, "size": 8},
             name=line.label,
             text=[_hover(row) for row in line.points],

@@ -49,6 +49,7 @@ def plot_trade(rows: Sequence[Contender], path: Path) -> None:
             yerr=[row.spread("test", "auc") or 0.0 for row in line.points],
             label=line.label,
             color=line.colour,
+            linestyle=line.stroke,
             marker=line.marker,
             markersize=6 if crowded else 8,
             linewidth=1.2 if crowded else 1.5,
