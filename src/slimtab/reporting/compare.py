@@ -101,12 +101,13 @@ def contenders(runs: Iterable[dict[str, Any]], full: str = "full") -> list[Conte
             run with several settings, that with the lowest validation logloss is taken.
     """
 
-    def setting(run: dict[str, Any]) -> tuple[float, str, str, str]:
-        share = run["serve_bytes"] / run["full_bytes"]
-        others = json.dumps([run["dim"], run.get("settings")], sort_keys=True)
-        return (-share, run["model"], run["method"], others)
+    def setting(run: dict[str, Any]) -> tuple[str, str, str]:
+        # What a method keeps may differ by seed. Runs of earlier versions are told apart by their size alone.
+        others = json.dumps([run["dim"], run.get("settings", run["serve_bytes"])], sort_keys=True)
+        return (run["model"], run["method"], others)
 
     groups = [tuple(group) for _, group in groupby(sorted(runs, key=setting), key=setting)]
+    groups.sort(key=_share, reverse=True)
     baselines: dict[tuple[str, int], tuple[dict[str, Any], ...]] = {}
     for group in sorted(groups, key=_valid_loss, reverse=True):
         if group[0]["method"] == full:
@@ -116,9 +117,12 @@ def contenders(runs: Iterable[dict[str, Any]], full: str = "full") -> list[Conte
         first = group[0]
         baseline = baselines.get((first["model"], first["dim"]), ())
         to_full = None if baseline is group else gap(group, baseline)
-        share = first["serve_bytes"] / first["full_bytes"]
-        rows.append(Contender(first["model"], first["method"], share, group, variant, to_full))
+        rows.append(Contender(first["model"], first["method"], _share(group), group, variant, to_full))
     return rows
+
+
+def _share(group: tuple[dict[str, Any], ...]) -> float:
+    return mean(float(run["serve_bytes"] / run["full_bytes"]) for run in group)
 
 
 def _valid_loss(group: tuple[dict[str, Any], ...]) -> float:
