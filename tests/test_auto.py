@@ -72,7 +72,9 @@ def test_its_config_repeats_it_without_a_plan(prepared, made, tmp_path):
     """config.yaml holds the rules: another seed needs no other contest."""
     again = auto_run(load_config(made[0] / "config.yaml", {"run": str(tmp_path / "again"), "seed": 1}))
     assert again["method"] == "auto"
-    assert again["serve_bytes"] == made[1]["serve_bytes"]
+    assert again["settings"]["table"]["rules"] == made[1]["settings"]["table"]["rules"]
+    # Codes may take other shapes, within the same bytes.
+    assert again["serve_bytes"] == pytest.approx(made[1]["serve_bytes"], rel=0.05)
     assert not (tmp_path / "again" / "plan").exists()
 
 
