@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from slimtab.tables.parts.code_shapes import choose_shapes
-from slimtab.tables.parts.own_codes import PADDING, Shape
+from slimtab.tables.parts.own_codes import Shape
+from slimtab.tables.parts.packing import PADDING
 from slimtab.tables.parts.residual import encode, fit_levels
 
 

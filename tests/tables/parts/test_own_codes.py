@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimtab.tables.parts.own_codes import (
-    PADDING,
     Shape,
     bytes_by_feature,
     freeze_own_codes,
-    starts,
     sum_own_codes,
 )
+from slimtab.tables.parts.packing import PADDING
+from slimtab.tables.parts.starts import starts
 
 SHAPES = [Shape(3, 2), Shape(1, 1), Shape(2, 4)]
 SIZES = [50, 2, 9]
@@ -39,7 +39,7 @@ def test_sums_equal_numpy_whatever_the_order_of_features():
     slot = rng.choice(3, 40, p=[0.7, 0.0, 0.3])  # one feature is not in the batch
     codewords = words()
     found = sum_own_codes(SHAPES, torch.from_numpy(rows), torch.from_numpy(slot), codewords)
-    parts = np.split(codewords.numpy(), starts(SHAPES)[1:])
+    parts = np.split(codewords.numpy(), starts(shape.codewords for shape in SHAPES)[1:])
     expected = [in_numpy(row, SHAPES[of], parts[of]) for row, of in zip(rows, slot, strict=True)]
     np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-4, atol=1e-5)
 

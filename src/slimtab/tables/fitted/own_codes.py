@@ -10,7 +10,8 @@ import torch
 from slimtab.schema import Feature
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.fitted.base import Code
-from slimtab.tables.parts.own_codes import PADDING, FrozenOwnCodes, Shape
+from slimtab.tables.parts.own_codes import FrozenOwnCodes, Shape
+from slimtab.tables.parts.packing import PADDING
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from slimtab.tables.parts.kmeans import nearest
 from slimtab.tables.parts.knapsack import least_loss
-from slimtab.tables.parts.own_codes import PADDING, Shape
-from slimtab.tables.parts.packing import MAX_BITS, code_bits
+from slimtab.tables.parts.own_codes import Shape
+from slimtab.tables.parts.packing import MAX_BITS, PADDING, code_bits
 from slimtab.tables.parts.residual import fit_levels
 
 _BITS = (2, 4, 6, 8)  # of a level

@@ -7,7 +7,6 @@ afford many codewords and few bits of an id, small ones the other way round.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -15,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimtab.tables.base import FrozenTable
-from slimtab.tables.parts.packing import pack, read_words
+from slimtab.tables.parts.packing import PADDING, pack, packed_bytes, read_words
 from slimtab.tables.parts.reading import sum_rows
 from slimtab.tables.parts.residual import encode, encode_all
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.parts.usage import CodeUse
-
-PADDING = 7  # bytes after the last code, so that eight can be read from anywhere
 
 
 class Shape(NamedTuple):
@@ -41,7 +39,7 @@ class Shape(NamedTuple):
 
     def code_bytes(self, ids: int) -> int:
         """Return bytes of the codes of ``ids`` ids; they begin and end on a byte."""
-        return -(-ids * self.bits * self.levels // 8)
+        return packed_bytes(ids, self.levels, self.bits) - PADDING
 
     def nbytes(self, ids: int, dim: int) -> int:
         """Return bytes of codes, and of codewords in half precision."""
@@ -74,9 +72,9 @@ class FrozenOwnCodes(FrozenTable):
         level = torch.arange(max(shape.levels for shape in shapes))
         bits, levels = torch.tensor(list(shapes)).t()[:, :, None]
         none = level >= levels
-        start = torch.tensor(starts(shapes))[:, None] + (level << bits)
+        start = starts(shape.codewords for shape in shapes)[:, None] + (level << bits)
         tables = {
-            "first": 8 * torch.tensor(list(accumulate(lengths, initial=0))[:-1]),
+            "first": 8 * starts(lengths),
             "wide": torch.tensor([shape.bits * shape.levels for shape in shapes]),
             "start": start.masked_fill(none, len(codewords)),
             "shift": (level * bits).masked_fill(none, 0),
@@ -127,8 +125,9 @@ def sum_own_codes(shapes: Sequence[Shape], rows: Tensor, slot: Tensor, codewords
     order = slot.argsort(stable=True)
     parts = torch.split(rows.detach()[order], torch.bincount(slot, minlength=len(shapes)).tolist())
     address = []
+    begins = starts(shape.codewords for shape in shapes).tolist()
     # Feature by feature, for one product of all rows and all codewords would be F times the work.
-    for part, shape, start in zip(parts, shapes, starts(shapes), strict=True):
+    for part, shape, start in zip(parts, shapes, begins, strict=True):
         words = codewords.detach()[start : start + shape.codewords]
         level = torch.arange(shape.levels, device=rows.device) << shape.bits
         address.append((encode(part, words, shape.bits_of_levels) + level + start).flatten())
@@ -136,11 +135,6 @@ def sum_own_codes(shapes: Sequence[Shape], rows: Tensor, slot: Tensor, codewords
     sums = F.embedding_bag(torch.cat(address), codewords, levels.cumsum(0) - levels, mode="sum")
     place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=rows.device))
     return sums.index_select(0, place)
-
-
-def starts(shapes: Sequence[Shape]) -> list[int]:
-    """Return where the codewords of each feature begin."""
-    return list(accumulate((shape.codewords for shape in shapes), initial=0))[:-1]
 
 
 def bytes_by_feature(shapes: Sequence[Shape], sizes: Sequence[int], dim: int) -> list[int]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from slimtab.tables.parts.windows import read_windows
 
 _WINDOW = 8  # bytes per read
+PADDING = _WINDOW - 1  # bytes after the last row, so that a window may begin in any
 _CHUNK = 1 << 18  # rows packed at a time; a multiple of 8, so that every chunk ends on a byte
 MAX_BITS = 57  # of a row: what is left of 64 bits after a shift by up to 7
 
@@ -25,7 +26,7 @@ def code_bits(codes: int) -> int:
 
 def packed_bytes(rows: int, parts: int, bits: int) -> int:
     """Return the bytes of ``rows`` packed rows, padding included."""
-    return -(-rows * parts * bits // 8) + _WINDOW - 1
+    return -(-rows * parts * bits // 8) + PADDING
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -44,7 +45,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         stream = ((chunk[:, :, None] >> places) & 1).to(torch.uint8).flatten()
         stream = F.pad(stream, (0, -len(stream) % 8))
         packed.append((stream.view(-1, 8) * weights).sum(dim=1, dtype=torch.uint8))
-    packed.append(torch.zeros(_WINDOW - 1, dtype=torch.uint8, device=codes.device))
+    packed.append(torch.zeros(PADDING, dtype=torch.uint8, device=codes.device))
     return torch.cat(packed)
 
 
