@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,9 @@ from slimtab.errors import SlimtabError
 from slimtab.files import written
 from slimtab.models.base import CTRModel
 from slimtab.planning.noise import surely_less
-from slimtab.planning.options import Option, ladder_for
+from slimtab.planning.options import codes_for, ladder_for
 from slimtab.planning.plan import Entrant, Plan
-from slimtab.planning.sensitivity import Mixtures
+from slimtab.planning.sensitivity import Mixtures, coding
 from slimtab.reporting.plan import write_plan
 from slimtab.run import Fitted, fit_run, train_run
 from slimtab.schema import Schema
@@ -42,7 +42,7 @@ from slimtab.sizes import Budget
 from slimtab.tables.full import Full
 from slimtab.tables.grouped import Grouped, size_table
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rq import RQ
+from slimtab.tables.rq import RQ, RQConfig
 from slimtab.training.metrics import predict
 
 _RIVALS = ("int8", "mde", "unified")  # one of each kind that the ladder is not
@@ -88,9 +88,9 @@ def _plan(config: RunConfig, folder: Path) -> None:
         raise SlimtabError(f"feature '{hashed}' has hashed ids, and auto needs numbered ones; see prep --ids")
     dim = config.table.dim
     budget = Budget.parse(config.table.budget or 0).resolve(schema.full_bytes(dim))
-    ladder = ladder_for(schema.features, dim, budget)
+    alike = codes_for(schema.features, dim, budget)
     yardstick = _fit(config, folder, "full", [Rule("full")])
-    plan = _measure(yardstick, config, schema, ladder, budget)
+    plan = _measure(yardstick, config, schema, alike, budget)
     entries = {"plan": plan.rules()} | {
         method: [Rule(method)] for method in _RIVALS if _fits(method, schema, dim, budget)
     }
@@ -108,9 +108,11 @@ def _plan(config: RunConfig, folder: Path) -> None:
         "winner": winner.name,
         "rules": [asdict(rule) for rule in winner.rules],
         "entrants": [asdict(entrant) for entrant in entrants],
-        "ladder": [option.name for option in plan.ladder],
-        "steps": {f.name: step for f, step in zip(plan.features, plan.steps, strict=True)},
-        "loss": {f.name: row.tolist() for f, row in zip(plan.features, plan.loss, strict=True)},
+        "gets": {f.name: plan.name(slot) for slot, f in enumerate(plan.features)},
+        "loss": {
+            f.name: {option.name(slot): lost for option, lost in zip(plan.ladder.options, row, strict=True)}
+            for slot, (f, row) in enumerate(zip(plan.features, plan.loss.tolist(), strict=True))
+        },
     }
     with written(folder / "plan.json") as beside:
         beside.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -163,9 +165,7 @@ def _fits(method: str, schema: Schema, dim: int, budget: int) -> bool:
     return True
 
 
-def _measure(
-    yardstick: Fitted, config: RunConfig, schema: Schema, ladder: Sequence[Option], budget: int
-) -> Plan:
+def _measure(yardstick: Fitted, config: RunConfig, schema: Schema, alike: RQConfig, budget: int) -> Plan:
     from tqdm import tqdm
 
     data, model = Path(config.data), yardstick.trainer.model
@@ -174,6 +174,11 @@ def _measure(
     rows = min(_ROWS, _FLOATS // (len(features) * dim))
     counts = load_counts(data, schema)
     ids = torch.cat([torch.from_numpy(counts[f.name]) for f in features])
+    table = model.tables.table
+    assert isinstance(table, Full)
+    codes = coding(table, ids, alike)
+    codes.choose("code")
+    ladder = ladder_for(codes)
     mixtures = Mixtures(model, batches[:: max(1, -(-len(batches) * _BATCH // rows))], ids, ladder)
     with tqdm(unit="feature", desc="measuring", disable=not sys.stderr.isatty()) as bar:
         return Plan.make(mixtures, budget, bar.update)

@@ -8,13 +8,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.models.base import build_model
-from slimtab.planning.options import LADDER
+from slimtab.planning.options import FULL, Ladder, Option
 from slimtab.planning.sensitivity import Mixtures
 from slimtab.schema import Feature
 from slimtab.tables.rows import PlainRows
 from slimtab.tables.rq import RQ, RQConfig
 
-LAST = len(LADDER) - 1
+COMMON = [RQConfig(levels) for levels in ((2,), (4,), (8,), (8, 8), (8, 8, 8))]
+OWN = [RQConfig((8,), own_bits=(4, 6, 2), own_levels=(levels, levels, 1)) for levels in (1, 3, 5)]
+LADDER = Ladder((*map(Option, (*COMMON, *OWN)), FULL), (0, 0, 0))
+LAST = len(LADDER.options) - 1
 FEATURES = [Feature("used", 3000), Feature("unused", 3000), Feature("tiny", 3)]
 
 
@@ -42,15 +45,16 @@ def test_measures():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps = [3, 3, 3]
     loss = mixtures(model, batches).sensitivity(steps)
-    assert loss.shape == (3, len(LADDER))
-    assert (np.diff(loss, axis=1) <= 0).all()
-    assert loss[0, 0] > 0.01
+    assert loss.shape == (3, len(LADDER.options))
+    for chain in LADDER.chains:
+        assert (np.diff(loss[:, chain], axis=1) <= 0).all()
+        assert loss[0, chain[0]] > 0.01
     assert abs(loss[1]).max() < 0.1 * loss[0, 0]
     assert loss[0, -1] < 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("steps", [[0, 4, 1], [LAST, 2, LAST]])
+@pytest.mark.parametrize("steps", [[0, 4, 1], [LAST, 2, LAST], [6, 3, 5], [5, 7, 6]])
 def test_is_the_loss_of_a_model_with_those_codes(steps):
     """By hand: write the vectors that codes stand for into the table, and score."""
     model, batches = made()
@@ -60,7 +64,7 @@ def test_is_the_loss_of_a_model_with_those_codes(steps):
     decoded = rows.values()
     for slot, step in enumerate(steps):
         if step != LAST:
-            codes = RQ(RQConfig(LADDER[step].levels), FEATURES, 8, PlainRows, 0.0)
+            codes = RQ(LADDER.options[step].codes, FEATURES, 8, PlainRows, 0.0)
             codes.rows.assign(rows.values())
             codes.use_counts(counts)
             codes.set_stage("code")

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from slimtab.config import Rule
 from slimtab.planning.allocate import allocate
 from slimtab.planning.noise import surely_less
-from slimtab.planning.options import Option
+from slimtab.planning.options import FULL, Ladder, Option
 from slimtab.planning.sensitivity import Mixtures
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
+from slimtab.tables.parts.packing import PADDING
 
 _ROUNDS = 4  # of measuring and moving; the second seldom moves anything
 
@@ -52,7 +53,7 @@ class Plan:
 
     features: Sequence[Feature]
     dim: int
-    ladder: Sequence[Option]
+    ladder: Ladder
     steps: Sequence[int]
     loss: NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class Plan:
     def make(cls, mixtures: Mixtures, budget: int, told: Callable[[], object] = lambda: None) -> Plan:
         """Return the plan that loses least within ``budget`` bytes.
 
-        It begins with the finest step that all features can stand on, measures what each would lose or gain
+        It begins with what `rq` would choose by itself, measures what each feature would lose or gain
         elsewhere, and moves as long as all moves together better the loss by more than its noise.
 
         Args:
@@ -69,73 +70,98 @@ class Plan:
             told: called after each feature that is measured.
         """
         features, dim, ladder = mixtures.features, mixtures.dim, mixtures.ladder
-        nbytes = np.array([[option.nbytes(f.num_ids, dim) for option in ladder] for f in features])
-        shared = np.array([option.shared(dim) for option in ladder])
-        alike = nbytes.sum(axis=0) + shared
-        steps = [int(np.flatnonzero(alike <= budget)[-1])] * len(features)
+        nbytes = np.array([option.nbytes(features, dim) for option in ladder.options]).T
+        shared = np.array([option.shared(dim) for option in ladder.options])
+        free = [step for step, option in enumerate(ladder.options) if option.own]
+        steps = list(ladder.start)
         least, loss = mixtures.losses(steps), mixtures.sensitivity(steps, told)
         for _ in range(_ROUNDS):
-            moved = allocate(loss, nbytes, shared, budget)
+            moved = allocate(loss, nbytes, shared, budget - PADDING * bool(free), free)
             if moved is None or moved == steps or not surely_less(lost := mixtures.losses(moved), least):
                 break
             steps, least, loss = moved, lost, mixtures.sensitivity(moved, told)
         return cls(features, dim, ladder, steps, loss)
 
     def rules(self) -> list[Rule]:
-        """Return a rule for each step in use, smallest first."""
-        groups = [(step, [f for f, at in self._placed() if at == step]) for step in sorted(set(self.steps))]
-        return [
-            self.ladder[step].rule([f.name for f in group], sum(f.num_ids for f in group), self.dim)
-            for step, group in groups
-        ]
+        """Return rules: for all codewords of one's own, for each step of common ones, for full tables."""
+        by_step: dict[int, list[int]] = {}
+        for slot, step in enumerate(self.steps):
+            # Those with codewords of their own stand together, whatever their shapes.
+            by_step.setdefault(-1 if self.ladder.options[step].own else step, []).append(slot)
+        return [self._rule(slots) for _, slots in sorted(by_step.items())]
+
+    def _rule(self, slots: list[int]) -> Rule:
+        option, names = self._option(slots[0]), [self.features[slot].name for slot in slots]
+        if option == FULL:
+            return Rule("full", features=names)
+        if not option.own:
+            ids = sum(self.features[slot].num_ids for slot in slots)
+            assert option.codes is not None
+            size = option.codes.serve_bytes(ids, self.dim)
+            return Rule("rq", options={"own": False}, features=names, budget=size)
+        shapes = [self._option(slot).codes.shapes[slot] for slot in slots]  # type: ignore[union-attr]
+        bits, levels = map(list, zip(*shapes, strict=True))
+        return Rule(
+            "rq",
+            options={"own_bits": bits, "own_levels": levels},
+            features=names,
+            budget=sum(self.nbytes(slot) for slot in slots) + PADDING,
+        )
 
     @property
-    def uniform(self) -> bool:
-        """Whether all features stand on the same step."""
-        return len(set(self.steps)) == 1
+    def moved(self) -> bool:
+        """Whether any feature stands elsewhere than `rq` would put it."""
+        return list(self.steps) != list(self.ladder.start)
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of the codewords of all steps in use."""
-        return sum(self.ladder[step].shared(self.dim) for step in set(self.steps))
+        return sum(self.ladder.options[step].shared(self.dim) for step in set(self.steps))
+
+    def nbytes(self, slot: int, step: int | None = None) -> int:
+        """Return what a feature serves on its step, or on another one."""
+        option = self._option(slot) if step is None else self.ladder.options[step]
+        return option.nbytes(self.features, self.dim)[slot]
+
+    def name(self, slot: int) -> str:
+        """Return how people call what a feature gets."""
+        return self._option(slot).name(slot)
+
+    def chain(self, slot: int) -> list[int]:
+        """Return the steps of the kind that a feature stands on, smallest first."""
+        return next(chain for chain in self.ladder.chains if self.steps[slot] in chain)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the plan as a table with a head: feature, ids, step, bytes, why."""
         lines: list[tuple[str, ...]] = [("feature", "ids", "gets", "bytes", "why")]
-        for number, (feature, step) in enumerate(self._placed()):
-            size = self.ladder[step].nbytes(feature.num_ids, self.dim)
-            lines.append(
-                (
-                    feature.name,
-                    f"{feature.num_ids:,}",
-                    self.ladder[step].name,
-                    format_bytes(size),
-                    self._why(number, feature, step),
-                )
-            )
+        for slot, feature in enumerate(self.features):
+            size = format_bytes(self.nbytes(slot))
+            lines.append((feature.name, f"{feature.num_ids:,}", self.name(slot), size, self._why(slot)))
         return lines
 
-    def _placed(self) -> list[tuple[Feature, int]]:
-        return list(zip(self.features, self.steps, strict=True))
+    def _option(self, slot: int) -> Option:
+        return self.ladder.options[self.steps[slot]]
 
-    def _why(self, number: int, feature: Feature, step: int) -> str:
-        """Say what a step down and a step up would change."""
-        loss, ids, words = self.loss[number], feature.num_ids, []
-        if step:
-            saved = self.ladder[step].nbytes(ids, self.dim) - self.ladder[step - 1].nbytes(ids, self.dim)
-            words.append(
-                f"{self.ladder[step - 1].name} would {_change(loss[step - 1])} and save {format_bytes(saved)}"
-            )
-        if step + 1 < len(self.ladder):
-            more = self.ladder[step + 1].nbytes(ids, self.dim) - self.ladder[step].nbytes(ids, self.dim)
-            words.append(
-                f"{self.ladder[step + 1].name} would {_change(loss[step + 1])} for {format_bytes(more)} more"
-            )
+    def _why(self, slot: int) -> str:
+        """Say what the nearest smaller and larger step that changes anything would change, or none does."""
+        own, sizes = self.nbytes(slot), {step: self.nbytes(slot, step) for step in self.chain(slot)}
+        less = [step for step, size in sizes.items() if size < own]
+        more = [step for step, size in sizes.items() if size > own]
+        words = []
+        for steps, change in ((less[::-1], "and save {}"), (more, "for {} more")):
+            if steps:
+                felt = next((step for step in steps if not _is_nothing(self.loss[slot, step])), steps[-1])
+                name, size = self.ladder.options[felt].name(slot), format_bytes(abs(sizes[felt] - own))
+                words.append(f"{name} would {_change(self.loss[slot, felt])} {change.format(size)}")
         return "; ".join(words)
 
 
+def _is_nothing(loss: float) -> bool:
+    return abs(loss) < 5e-6
+
+
 def _change(loss: float) -> str:
-    """Write a change of logloss; what is below 0.000005 is nothing."""
-    if abs(loss) < 5e-6:
+    """Write a change of logloss."""
+    if _is_nothing(loss):
         return "change nothing"
     return f"lose {loss:.5f}" if loss > 0 else f"gain {-loss:.5f}"

@@ -1,8 +1,7 @@
 """What each step of the ladder costs each feature: measured in a trained model with full tables.
 
-The rows of all features are coded once for each step, with common codewords, as they will be in a group, and
-the validation rows look their vectors up once for each. Any mixture of steps then costs
-the dense network alone.
+The rows of all features are coded once for each step, and the validation rows look their vectors up once for
+each. Any mixture of steps then costs the dense network alone.
 
 Features stand in for each other: where one alone is coded coarsely, the others make up for it, and where all
 are, nothing does. So a feature's losses are measured in company, from a mixture in which all others are as
@@ -23,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from slimtab.batch import Batch
 from slimtab.collection import TableCollection
 from slimtab.models.base import CTRModel
-from slimtab.planning.options import Option
+from slimtab.planning.options import Ladder
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.full import Full
 from slimtab.tables.rows import Rows
@@ -43,9 +42,7 @@ class Mixtures:
     """
 
     @torch.no_grad()
-    def __init__(
-        self, model: CTRModel, batches: Sequence[Batch], counts: Tensor, ladder: Sequence[Option]
-    ) -> None:
+    def __init__(self, model: CTRModel, batches: Sequence[Batch], counts: Tensor, ladder: Ladder) -> None:
         tables = model.eval().tables
         table = tables.table
         assert isinstance(table, Full)
@@ -74,15 +71,17 @@ class Mixtures:
         """
         mixed = self._mixed(steps)
         base = float(self._losses(mixed).mean())
-        loss = np.zeros((len(self.features), len(self.ladder)))
+        loss = np.zeros((len(self.features), len(self._vectors)))
         for slot in range(len(self.features)):
             for step, vectors in enumerate(self._vectors):
                 mixed[:, slot] = vectors[:, slot]
                 loss[slot, step] = float(self._losses(mixed).mean()) - base
             mixed[:, slot] = self._vectors[steps[slot]][:, slot]
             told()
-        # More bits never cost more: what says otherwise is noise; the nearest falling curve is without.
-        loss = np.array([isotonic_regression(curve, increasing=False) for curve in loss], dtype=np.float64)
+        # More bits of a kind never cost more: what says otherwise is noise, and the nearest falling curve
+        # is without.
+        for chain in self.ladder.chains:
+            loss[:, chain] = [isotonic_regression(curve, increasing=False) for curve in loss[:, chain]]
         return loss - np.take_along_axis(loss, np.array(steps)[:, None], axis=1)
 
     def _mixed(self, steps: Sequence[int]) -> Tensor:
@@ -94,15 +93,28 @@ class Mixtures:
         return binary_cross_entropy_with_logits(logits.double(), self._label, reduction="none")
 
 
-def _steps(table: Full, counts: Tensor, ladder: Sequence[Option]) -> Iterator[EmbeddingTable | FrozenTable]:
+def coding(table: Full, counts: Tensor, config: RQConfig) -> RQ:
+    """Return residual codes over the rows of ``table``, before they are fitted.
+
+    Args:
+        table: trained.
+        counts: how often the training rows hold each id [Σ num_ids], feature after feature.
+        config: of the codes.
+    """
+    codes = RQ(config, table.features, table.dim, _These(table.rows), 0.0)
+    codes.use_counts(counts)
+    return codes
+
+
+def _steps(table: Full, counts: Tensor, ladder: Ladder) -> Iterator[EmbeddingTable | FrozenTable]:
     """Yield what stands on each step: the codes of all rows, at last the table itself."""
-    for option in ladder:
-        if option.levels:
-            codes = RQ(RQConfig(option.levels), table.features, table.dim, _These(table.rows), 0.0)
-            codes.use_counts(counts)
+    for option in ladder.options:
+        if option.codes is None:
+            yield table
+        else:
+            codes = coding(table, counts, option.codes)
             codes.set_stage("code")
             yield codes.freeze()
-    yield table
 
 
 class _These:

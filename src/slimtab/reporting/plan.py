@@ -42,9 +42,9 @@ def write_plan(
         else "The plan below was trained too, and lost: "
         f"`{winner.name}` alone had a validation logloss lower by more than noise, and is served."
     )
-    if plan.uniform:
+    if not plan.moved:
         said += (
-            " It gives every feature the same: no other division of these bytes betters the validation "
+            " It is what `rq` chooses by itself: no other division of these bytes betters the validation "
             "logloss by more than two standard errors."
         )
     text = [
@@ -53,8 +53,9 @@ def write_plan(
         _markdown(compared),
         "## By feature",
         "What one feature would lose or gain in validation logloss (nats) on another step, all others "
-        "staying as planned, before anything was trained through the codes. Bytes are without codewords, "
-        f"{format_bytes(plan.shared_bytes)} for all.",
+        "staying as planned, before anything was trained through the codes. “3 × 8 bits, own” is a sum of "
+        "three codewords, each one of 256 that are the feature's own and counted with it. Codewords that "
+        f"features share, as those of “24 bits”, take {format_bytes(plan.shared_bytes)} beside these bytes.",
         _markdown(plan.rows()),
     ]
     with written(folder / "plan.md") as beside:
@@ -74,13 +75,13 @@ def _figure(plan: Plan) -> Figure:
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    for feature, loss, step in zip(plan.features, plan.loss, plan.steps, strict=True):
-        sizes = [option.nbytes(feature.num_ids, plan.dim) for option in plan.ladder]
-        (line,) = axes.plot(sizes, loss, linewidth=0.8, alpha=0.6)
-        axes.plot(sizes[step], loss[step], "o", color=line.get_color(), markersize=4)
-        axes.annotate(
-            feature.name, (sizes[step], loss[step]), xytext=(4, 4), textcoords="offset points", fontsize=7
-        )
+    for slot, (feature, loss) in enumerate(zip(plan.features, plan.loss, strict=True)):
+        chain = plan.chain(slot)
+        sizes = [plan.nbytes(slot, step) for step in chain]
+        (line,) = axes.plot(sizes, loss[chain], linewidth=0.8, alpha=0.6)
+        dot = plan.nbytes(slot), loss[plan.steps[slot]]
+        axes.plot(*dot, "o", color=line.get_color(), markersize=4)
+        axes.annotate(feature.name, dot, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1e-5)
     axes.xaxis.set_major_formatter(lambda nbytes, _: format_bytes(nbytes))

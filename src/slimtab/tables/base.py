@@ -85,10 +85,10 @@ class TableConfig(abc.ABC):
         for option, value in options.items():
             if option not in known:
                 raise SlimtabError(f"{name} has no option '{option}'{nearest(option, known)}")
-            if type(value) is not type(known[option]):
-                raise SlimtabError(
-                    f"{name}'s option '{option}' is {value!r}; give one like {known[option]!r}"
-                )
+            default: Any = known[option]
+            like = list(default) if isinstance(default, tuple) else default  # YAML has lists
+            if type(value) is not type(like):
+                raise SlimtabError(f"{name}'s option '{option}' is {value!r}; give one like {like!r}")
 
     @classmethod
     def _name(cls) -> str:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.parts.code_shapes import choose_shapes
+from slimtab.tables.parts.code_shapes import choose_shapes, shape_losses
 from slimtab.tables.parts.common_codes import FrozenCommonCodes
 from slimtab.tables.parts.own_codes import Shape, bytes_by_feature, freeze_own_codes, sum_own_codes
 from slimtab.tables.parts.packing import MAX_BITS, packed_bytes
@@ -49,15 +49,17 @@ class RQConfig(TableConfig):
 
     Attributes:
         levels: bits of the code at each level; one of b bits has 2^b codewords, shared by all features.
-        own_bits: of a level of each feature, where each has codewords of its own; chosen after the first
-            stage within the bytes of ``levels``. Empty where all share.
-        own_levels: of each feature.
+        own: whether features may have codewords of their own.
+        own_bits: of a level of each feature, where each has codewords of its own. Empty where all share, or
+            where it is chosen after the first stage, within the bytes of ``levels``.
+        own_levels: of each feature, likewise.
         pull: weight of the penalty that keeps rows and their codes together.
     """
 
-    by_budget = ("levels", "own_bits", "own_levels")
+    by_budget = ("levels",)
 
     levels: tuple[int, ...] = (8,)
+    own: bool = True
     own_bits: tuple[int, ...] = ()
     own_levels: tuple[int, ...] = ()
     pull: float = 0.25
@@ -88,13 +90,23 @@ class RQConfig(TableConfig):
 
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
-        """Return a bit per id, and two codewords."""
-        return cls((1,)).serve_bytes(sum(feature.num_ids for feature in features), dim)
+        """Return a bit per id and two codewords, or what it takes to give features the shapes named."""
+        sizes = [feature.num_ids for feature in features]
+        shapes = cls((1,), **options).shapes
+        if not shapes:
+            return cls((1,)).serve_bytes(sum(sizes), dim)
+        if len(shapes) != len(sizes):
+            raise SlimtabError(
+                f"rq's own_bits name {len(shapes)} features and the table has {len(sizes)}; name each of them"
+            )
+        return sum(bytes_by_feature(shapes, sizes, dim))
 
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> RQConfig:
         ids = sum(feature.num_ids for feature in features)
-        return [config for config in cls.ladder(dim, **options) if config.serve_bytes(ids, dim) <= nbytes][-1]
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        found, *larger = cls.ladder(dim, **options)
+        return [found, *(config for config in larger if config.serve_bytes(ids, dim) <= nbytes)][-1]
 
 
 class RQ(EmbeddingTable, method="rq"):
@@ -166,14 +178,14 @@ class RQ(EmbeddingTable, method="rq"):
 
     @torch.no_grad()
     def choose(self, stage: str) -> None:
-        """Decide who shares codewords. Entered without this, all features do."""
-        values, weights = self._trained()
-        samples = [sample(rows, felt, _TRIED) for rows, felt in zip(values, weights, strict=True)]
-        nbytes = self.config.serve_bytes(sum(self._sizes), self.dim)
-        found = choose_shapes(samples, self._sizes, nbytes)
+        """Decide who shares codewords, where that is not said. Entered without this, all features do."""
+        if self.config.own_bits or not self.config.own:
+            return
+        found = choose_shapes(self.try_shapes(), self._sizes, self.dim, self._room())
         if found is None:
             return
         shapes, loss = found
+        samples = self._samples()
         vectors, felt = (torch.cat(parts) for parts in zip(*samples, strict=True))
         words = fit_levels(vectors, felt, self.config.levels)
         codes = encode(vectors, words, self.config.levels) + self.start
@@ -181,6 +193,21 @@ class RQ(EmbeddingTable, method="rq"):
         if loss < float(shared):
             bits, levels = zip(*shapes, strict=True)
             self.config = replace(self.config, own_bits=bits, own_levels=levels)
+
+    @torch.no_grad()
+    def try_shapes(self) -> list[dict[Shape, float]]:
+        """Return the weighted squared error of each feature's rows in each shape that fits."""
+        return [
+            shape_losses(ids, self._room(), *sampled)
+            for ids, sampled in zip(self._sizes, self._samples(), strict=True)
+        ]
+
+    def _room(self) -> int:
+        return self.config.serve_bytes(sum(self._sizes), self.dim)
+
+    def _samples(self) -> list[tuple[Tensor, Tensor]]:
+        """Return rows of each feature [N, dim] to try shapes on, and what an error in each weighs [N]."""
+        return [sample(rows, felt, _TRIED) for rows, felt in zip(*self._trained(), strict=True)]
 
     def set_stage(self, stage: str) -> None:
         """Fit the codebooks to the trained rows."""

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from slimtab.tables.parts.code_shapes import choose_shapes
+from slimtab.tables.parts.code_shapes import choose_shapes, shape_losses
 from slimtab.tables.parts.own_codes import Shape
 from slimtab.tables.parts.packing import PADDING
 from slimtab.tables.parts.residual import encode, fit_levels
@@ -14,6 +14,11 @@ from slimtab.tables.parts.residual import encode, fit_levels
 def sample(ids, scale=1.0, seed=0, dim=4):
     generator = torch.Generator().manual_seed(seed)
     return scale * torch.randn(ids, dim, generator=generator), torch.ones(ids)
+
+
+def choose(samples, sizes, nbytes):
+    losses = [shape_losses(ids, nbytes, *part) for ids, part in zip(sizes, samples, strict=True)]
+    return choose_shapes(losses, sizes, 4, nbytes)
 
 
 def error(shape, vectors, weights):
@@ -28,7 +33,7 @@ def error(shape, vectors, weights):
 def test_no_other_choice_loses_less(nbytes):
     """Brute force over both features' shapes; the knapsack may waste a two-thousandth for each feature."""
     sizes, samples = [200, 60], [sample(200), sample(60, 3.0, 1)]
-    found, loss = choose_shapes(samples, sizes, nbytes)
+    found, loss = choose(samples, sizes, nbytes)
     assert sum(shape.nbytes(ids, 4) for shape, ids in zip(found, sizes, strict=True)) + PADDING <= nbytes
     ladder = [Shape(bits, levels) for bits in (2, 4, 6) for levels in range(1, 57 // bits + 1)]
     each = [
@@ -46,7 +51,7 @@ def test_no_other_choice_loses_less(nbytes):
 def test_a_small_feature_is_coded_exactly_where_that_is_cheapest():
     """Each of three ids has a codeword."""
     samples = [sample(3, 5.0), sample(500, 0.1, 1)]
-    shapes, loss = choose_shapes(samples, [3, 500], 500)
+    shapes, loss = choose(samples, [3, 500], 500)
     assert shapes[0] == Shape(2, 1)
     assert loss < float(samples[1][0].square().sum())
 
@@ -54,9 +59,9 @@ def test_a_small_feature_is_coded_exactly_where_that_is_cheapest():
 def test_bits_go_where_errors_weigh():
     alike = [sample(300, 1.0, 0), sample(300, 1.0, 1)]
     felt = [(alike[0][0], 100 * alike[0][1]), alike[1]]
-    (one, other), _ = choose_shapes(felt, [300, 300], 1200)
+    (one, other), _ = choose(felt, [300, 300], 1200)
     assert one.bits * one.levels > other.bits * other.levels
 
 
 def test_what_cannot_fit_is_none():
-    assert choose_shapes([sample(300)], [300], 60) is None
+    assert choose([sample(300)], [300], 60) is None

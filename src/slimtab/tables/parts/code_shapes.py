@@ -18,31 +18,48 @@ _BITS = (2, 4, 6, 8)  # of a level
 
 
 def choose_shapes(
-    samples: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[int], nbytes: int
+    losses: Sequence[dict[Shape, float]], sizes: Sequence[int], dim: int, nbytes: int
 ) -> tuple[list[Shape], float] | None:
     """Return the shapes of features that lose least, and that loss; None where none fits.
 
     Args:
-        samples: vectors [N, dim] of each feature, and what an error in each weighs [N]; the loss is the sum
-            of weighted squared errors.
+        losses: what each feature loses in each shape that may be tried.
         sizes: ids of each feature.
+        dim: width of vectors.
         nbytes: that all may serve.
     """
-    dim = samples[0][0].shape[1]
-    room = nbytes - PADDING
-    ladders = [_ladder(ids, dim, room) for ids in sizes]
-    if not all(ladders):
+    if not all(losses):
         return None
-    longest = max(map(len, ladders))
+    room, longest = nbytes - PADDING, max(map(len, losses))
     loss = np.full((len(sizes), longest), np.inf)
     taken = np.full((len(sizes), longest), room + 1)
-    for slot, (ladder, ids) in enumerate(zip(ladders, sizes, strict=True)):
-        loss[slot, : len(ladder)] = _losses(ladder, *samples[slot])
-        taken[slot, : len(ladder)] = [shape.nbytes(ids, dim) for shape in ladder]
+    for slot, (own, ids) in enumerate(zip(losses, sizes, strict=True)):
+        loss[slot, : len(own)] = list(own.values())
+        taken[slot, : len(own)] = [shape.nbytes(ids, dim) for shape in own]
     found = least_loss(loss, taken, room)
     if found is None:
         return None
-    return [ladder[step] for ladder, step in zip(ladders, found[1], strict=True)], found[0]
+    return [list(own)[step] for own, step in zip(losses, found[1], strict=True)], found[0]
+
+
+def shape_losses(ids: int, nbytes: int, vectors: Tensor, weights: Tensor) -> dict[Shape, float]:
+    """Return the weighted squared error of each shape worth trying within ``nbytes``; none where none fits.
+
+    Args:
+        ids: of the feature.
+        nbytes: that it may serve.
+        vectors: of the feature [N, dim], or of some of its ids.
+        weights: what an error in each weighs [N].
+    """
+    ladder = _ladder(ids, vectors.shape[1], nbytes - PADDING)
+    most = {bits: max(s.levels for s in ladder if s.bits == bits) for bits in {s.bits for s in ladder}}
+    found = {}
+    for bits, levels in most.items():
+        left = vectors
+        for level, words in enumerate(torch.split(fit_levels(vectors, weights, (bits,) * levels), 1 << bits)):
+            left = left - words[nearest(left, words)]
+            found[Shape(bits, level + 1)] = float(weights @ left.square().sum(dim=1))
+    return {shape: found[shape] for shape in ladder}
 
 
 def _ladder(ids: int, dim: int, nbytes: int) -> list[Shape]:
@@ -54,15 +71,3 @@ def _ladder(ids: int, dim: int, nbytes: int) -> list[Shape]:
     if exact <= max(_BITS):
         shapes.append(Shape(exact, 1))
     return [shape for shape in shapes if shape.nbytes(ids, dim) <= nbytes]
-
-
-def _losses(ladder: Sequence[Shape], vectors: Tensor, weights: Tensor) -> list[float]:
-    """Return the weighted squared error of each shape."""
-    most = {bits: max(s.levels for s in ladder if s.bits == bits) for bits in {s.bits for s in ladder}}
-    found = {}
-    for bits, levels in most.items():
-        left = vectors
-        for level, words in enumerate(torch.split(fit_levels(vectors, weights, (bits,) * levels), 1 << bits)):
-            left = left - words[nearest(left, words)]
-            found[Shape(bits, level + 1)] = float(weights @ left.square().sum(dim=1))
-    return [found[shape] for shape in ladder]
