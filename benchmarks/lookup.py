@@ -48,6 +48,7 @@ def frozen(method: str, ids: int, budget: str, counts: dict) -> FrozenTable:
     nbytes = registry.nbytes(method, ids, DIM, budget)
     table = TableCollection.build(registry.features(ids), DIM, method, nbytes, counts=counts).table
     for stage in table.stages[1:]:
+        table.choose(stage)
         table.set_stage(stage)
     return table.eval().freeze()
 

@@ -61,6 +61,7 @@ def main() -> None:
     )
     table = tables.table
     for stage in table.stages[1:] if options.stage == "last" else ():
+        table.choose(stage)
         table.set_stage(stage)
     model = build_model("deepfm", tables, dense.shape[-1], {"mlp": options.hidden}).train()
     optimizers = Optimizers(model, settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 14  # vectors compared with all centroids at a time
+_CHUNK = 1 << 12  # vectors compared with all centroids at a time: their distances stay in the cache
 
 
 def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
 
 def _nearest_few(vectors: Tensor, centroids: Tensor) -> Tensor:
     # |v − c|² without |v|², which is the same for all centroids.
-    return torch.addmm(0.5 * centroids.square().sum(dim=1), vectors, centroids.t(), alpha=-1).argmin(dim=1)
+    return torch.addmm(0.5 * centroids.square().sum(dim=1), vectors, centroids.t(), alpha=-1).min(dim=1).indices
 
 
 def weighted_kmeans(
@@ -51,8 +51,9 @@ def weighted_kmeans(
         total = torch.zeros_like(found).index_add_(0, owner, vectors * weights[:, None])
         moved = total / mass.clamp(min=torch.finfo(mass.dtype).tiny)[:, None]
         empty = (mass == 0).nonzero().squeeze(1)
-        cost = weights * (vectors - found[owner]).square().sum(dim=1)
-        moved[empty] = vectors[cost.topk(len(empty)).indices]
+        if len(empty):
+            cost = weights * (vectors - found[owner]).square().sum(dim=1)
+            moved[empty] = vectors[cost.topk(len(empty)).indices]
         found = moved
     centroids[:used] = found
     return centroids
