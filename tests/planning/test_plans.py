@@ -94,9 +94,7 @@ def test_features_get_the_codes_that_were_planned():
     assert plan.moved
     planned = {feature.name: plan.name(slot) for slot, feature in enumerate(FEATURES)}
     table = trained(plan, budget)
-    got = {
-        f.name: "{1} × {0} bits, own".format(*s) for f, s in zip(FEATURES, table.config.shapes, strict=True)
-    }
+    got = {f.name: "{1} × {0} bits".format(*s) for f, s in zip(FEATURES, table.config.shapes, strict=True)}
     assert got == planned
 
 

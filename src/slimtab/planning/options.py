@@ -40,12 +40,12 @@ class Option:
         return self.codes is not None and bool(self.codes.own_bits)
 
     def name(self, slot: int) -> str:
-        """How people call what a feature is here: ``full``, ``24 bits``, ``3 × 8 bits, own``."""
+        """How people call what a feature is here: ``full``, ``3 × 8 bits``, ``24 bits, shared``."""
         if self.codes is None:
             return "full"
         if self.own:
-            return "{1} × {0} bits, own".format(*self.codes.shapes[slot])
-        return f"{sum(self.codes.levels)} bits"
+            return "{1} × {0} bits".format(*self.codes.shapes[slot])
+        return f"{sum(self.codes.levels)} bits, shared"
 
     def nbytes(self, features: Sequence[Feature], dim: int) -> list[int]:
         """Return what each feature serves, without :meth:`shared`."""

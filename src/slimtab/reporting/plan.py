@@ -53,9 +53,9 @@ def write_plan(
         _markdown(compared),
         "## By feature",
         "What one feature would lose or gain in validation logloss (nats) on another step, all others "
-        "staying as planned, before anything was trained through the codes. “3 × 8 bits, own” is a sum of "
-        "three codewords, each one of 256 that are the feature's own and counted with it. Codewords that "
-        f"features share, as those of “24 bits”, take {format_bytes(plan.shared_bytes)} beside these bytes.",
+        "staying as planned, before anything was trained through the codes. “3 × 8 bits” is a sum of three "
+        "codewords, each one of 256 that are the feature's own and counted with it. Codewords that features "
+        f"share, as those of “24 bits, shared”, take {format_bytes(plan.shared_bytes)} beside these bytes.",
         _markdown(plan.rows()),
     ]
     with written(folder / "plan.md") as beside:

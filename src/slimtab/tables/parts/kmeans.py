@@ -19,7 +19,9 @@ def nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
 
 def _nearest_few(vectors: Tensor, centroids: Tensor) -> Tensor:
     # |v − c|² without |v|², which is the same for all centroids.
-    return torch.addmm(0.5 * centroids.square().sum(dim=1), vectors, centroids.t(), alpha=-1).min(dim=1).indices
+    return (
+        torch.addmm(0.5 * centroids.square().sum(dim=1), vectors, centroids.t(), alpha=-1).min(dim=1).indices
+    )
 
 
 def weighted_kmeans(
