@@ -176,9 +176,7 @@ def _measure(yardstick: Fitted, config: RunConfig, schema: Schema, alike: RQConf
     ids = torch.cat([torch.from_numpy(counts[f.name]) for f in features])
     table = model.tables.table
     assert isinstance(table, Full)
-    codes = coding(table, ids, alike)
-    codes.choose("code")
-    ladder = ladder_for(codes)
+    ladder = ladder_for(coding(table, ids, alike))
     mixtures = Mixtures(model, batches[:: max(1, -(-len(batches) * _BATCH // rows))], ids, ladder)
     with tqdm(unit="feature", desc="measuring", disable=not sys.stderr.isatty()) as bar:
         return Plan.make(mixtures, budget, bar.update)

@@ -14,11 +14,15 @@ from slimtab.schema import Feature
 from slimtab.tables.rows import PlainRows
 from slimtab.tables.rq import RQ, RQConfig
 
-COMMON = [RQConfig(levels) for levels in ((2,), (4,), (8,), (8, 8), (8, 8, 8))]
-OWN = [RQConfig((8,), own_bits=(4, 6, 2), own_levels=(levels, levels, 1)) for levels in (1, 3, 5)]
-LADDER = Ladder((*map(Option, (*COMMON, *OWN)), FULL), (0, 0, 0))
-LAST = len(LADDER.options) - 1
 FEATURES = [Feature("used", 3000), Feature("unused", 3000), Feature("tiny", 3)]
+
+COMMON = Ladder((*(Option(RQConfig((2,) if n == 0 else (8,) * n)) for n in range(4)), FULL), (0, 0, 0))
+SHAPES = [(2, (1, 1, 1)), (4, (1, 2, 1)), (4, (3, 3, 1)), (6, (4, 4, 1))]
+OWN = Ladder(
+    (*(Option(RQConfig((8,), own_bits=(bits, bits, 2), own_levels=levels)) for bits, levels in SHAPES), FULL),
+    (0, 0, 0),
+)
+LAST = len(SHAPES)
 
 
 def made():
@@ -35,36 +39,37 @@ def made():
     return model, [batch]
 
 
-def mixtures(model, batches):
-    return Mixtures(model, batches, torch.ones(sum(f.num_ids for f in FEATURES), dtype=torch.int64), LADDER)
+def mixtures(model, batches, ladder):
+    return Mixtures(model, batches, torch.ones(sum(f.num_ids for f in FEATURES), dtype=torch.int64), ladder)
 
 
-def test_measures():
+@pytest.mark.parametrize("ladder", [COMMON, OWN])
+def test_measures(ladder):
     """A feature whose vectors matter loses by fewer bits, one whose vectors are next to zero does not."""
     model, batches = made()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps = [3, 3, 3]
-    loss = mixtures(model, batches).sensitivity(steps)
-    assert loss.shape == (3, len(LADDER.options))
-    for chain in LADDER.chains:
-        assert (np.diff(loss[:, chain], axis=1) <= 0).all()
-        assert loss[0, chain[0]] > 0.01
+    loss = mixtures(model, batches, ladder).sensitivity(steps)
+    assert loss.shape == (3, len(ladder.options))
+    assert (np.diff(loss, axis=1) <= 0).all()
+    assert loss[0, 0] > 0.01
     assert abs(loss[1]).max() < 0.1 * loss[0, 0]
     assert loss[0, -1] < 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("steps", [[0, 4, 1], [LAST, 2, LAST], [6, 3, 5], [5, 7, 6]])
-def test_is_the_loss_of_a_model_with_those_codes(steps):
+@pytest.mark.parametrize("ladder", [COMMON, OWN])
+@pytest.mark.parametrize("steps", [[0, 3, 1], [LAST, 2, LAST], [1, 2, 0]])
+def test_is_the_loss_of_a_model_with_those_codes(ladder, steps):
     """By hand: write the vectors that codes stand for into the table, and score."""
     model, batches = made()
-    found = mixtures(model, batches).losses(steps).mean()
+    found = mixtures(model, batches, ladder).losses(steps).mean()
     counts = torch.ones(sum(f.num_ids for f in FEATURES))
     rows = model.tables.table.rows
     decoded = rows.values()
     for slot, step in enumerate(steps):
         if step != LAST:
-            codes = RQ(LADDER.options[step].codes, FEATURES, 8, PlainRows, 0.0)
+            codes = RQ(ladder.options[step].codes, FEATURES, 8, PlainRows, 0.0)
             codes.rows.assign(rows.values())
             codes.use_counts(counts)
             codes.set_stage("code")

@@ -6,7 +6,7 @@ model, feature by feature, and training through them only makes it less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -69,19 +69,12 @@ class Ladder:
     """Steps, and where features begin.
 
     Attributes:
-        options: with common codewords, then with their own, each from small to large; at last full.
+        options: from small to large; the last one is full.
         start: the step of each feature that `rq` would choose by itself.
     """
 
     options: tuple[Option, ...]
     start: tuple[int, ...]
-
-    @property
-    def chains(self) -> list[list[int]]:
-        """Steps of a kind from small to large, each with the full table at its end."""
-        own = [option.own for option in self.options[:-1]]
-        kinds = [[step for step, one in enumerate(own) if one == kind] for kind in (False, True)]
-        return [[*kind, len(own)] for kind in kinds if kind]
 
 
 def codes_for(features: Sequence[Feature], dim: int, budget: int) -> RQConfig:
@@ -102,40 +95,39 @@ def codes_for(features: Sequence[Feature], dim: int, budget: int) -> RQConfig:
 
 
 def ladder_for(codes: RQ) -> Ladder:
-    """Return the ladder around what ``codes``, which hold trained rows, have chosen to be."""
-    alike = codes.config.levels
-    every = {sum(levels): RQConfig(levels) for levels in (*_COMMON, alike)}
-    common = [every[bits] for bits in sorted(every)]
-    apart = _own_steps(codes)
-    own = [
-        RQConfig(alike, own_bits=tuple(s.bits for s in step), own_levels=tuple(s.levels for s in step))
-        for step in zip(*apart, strict=True)
-    ]
-    if codes.config.own_bits:
-        places = [steps.index(chosen) for steps, chosen in zip(apart, codes.config.shapes, strict=True)]
-        start = [len(common) + place for place in places]
-    else:
-        start = [common.index(RQConfig(alike))] * len(codes.features)
-    return Ladder((*map(Option, (*common, *own)), FULL), tuple(start))
+    """Let ``codes``, which hold trained rows, choose what they would be, and return the ladder around that.
+
+    Features stay with codewords of the kind that is chosen, common ones or their own.
+    """
+    losses = codes.try_shapes()
+    codes.settle(losses)
+    if not codes.config.own_bits:
+        every = {sum(levels): RQConfig(levels) for levels in (*_COMMON, codes.config.levels)}
+        common = [every[bits] for bits in sorted(every)]
+        return Ladder((*map(Option, common), FULL), (common.index(codes.config),) * len(codes.features))
+    steps = _own_steps(codes, losses)
+    start = [own.index(shape) for own, shape in zip(steps, codes.config.shapes, strict=True)]
+    own = [codes.config.with_shapes(shapes) for shapes in zip(*steps, strict=True)]
+    return Ladder((*map(Option, own), FULL), tuple(start))
 
 
-def _own_steps(codes: RQ) -> list[list[Shape]]:
+def _own_steps(codes: RQ, losses: Sequence[dict[Shape, float]]) -> list[list[Shape]]:
     """Return as many shapes for each feature, smallest first: some worth their bytes, and the chosen."""
-    chosen: Sequence[Shape | None] = codes.config.shapes or [None] * len(codes.features)
     steps = []
-    for feature, losses, own in zip(codes.features, codes.try_shapes(), chosen, strict=True):
-        sizes = {shape: shape.nbytes(feature.num_ids, codes.dim) for shape in losses}
-        kept = set(_thinned(list(_hull(losses, sizes)), sizes)) | ({own} if own else set())
+    for feature, lost, chosen in zip(codes.features, losses, codes.config.shapes, strict=True):
+        ids, full = feature.num_ids, 4 * codes.dim * feature.num_ids
+        sizes = {s: size for s in lost if (size := s.nbytes(ids, codes.dim)) < full or s == chosen}
+        kept = {chosen, *_thinned(_hull(lost, sizes), sizes)}
         steps.append(sorted(kept, key=lambda shape: sizes[shape]))
     longest = max(map(len, steps))
     # A feature of few shapes stands on its largest for the rest.
-    return [mine + mine[-1:] * (longest - len(mine)) for mine in steps] if all(steps) else []
+    return [own + own[-1:] * (longest - len(own)) for own in steps]
 
 
-def _hull(losses: dict[Shape, float], sizes: dict[Shape, int]) -> Iterator[Shape]:
-    """Yield the corners of the least convex curve of losses over bytes, smallest first."""
+def _hull(losses: dict[Shape, float], sizes: dict[Shape, int]) -> list[Shape]:
+    """Return the corners of the least convex curve of losses over bytes, smallest first."""
     found: list[Shape] = []
-    for shape in sorted(losses, key=lambda shape: (sizes[shape], losses[shape])):
+    for shape in sorted(sizes, key=lambda shape: (sizes[shape], losses[shape])):
         if found and losses[shape] >= losses[found[-1]]:
             continue
         while len(found) > 1 and _slope(found[-2], found[-1], losses, sizes) >= _slope(
@@ -143,7 +135,7 @@ def _hull(losses: dict[Shape, float], sizes: dict[Shape, int]) -> Iterator[Shape
         ):
             found.pop()
         found.append(shape)
-    yield from found
+    return found
 
 
 def _slope(one: Shape, other: Shape, losses: dict[Shape, float], sizes: dict[Shape, int]) -> float:

@@ -72,11 +72,12 @@ class Plan:
         features, dim, ladder = mixtures.features, mixtures.dim, mixtures.ladder
         nbytes = np.array([option.nbytes(features, dim) for option in ladder.options]).T
         shared = np.array([option.shared(dim) for option in ladder.options])
-        free = [step for step, option in enumerate(ladder.options) if option.own]
+        own = ladder.options[0].own
+        free = range(len(shared)) if own else ()
         steps = list(ladder.start)
         least, loss = mixtures.losses(steps), mixtures.sensitivity(steps, told)
         for _ in range(_ROUNDS):
-            moved = allocate(loss, nbytes, shared, budget - PADDING * bool(free), free)
+            moved = allocate(loss, nbytes, shared, budget - PADDING * own, free)
             if moved is None or moved == steps or not surely_less(lost := mixtures.losses(moved), least):
                 break
             steps, least, loss = moved, lost, mixtures.sensitivity(moved, told)
@@ -118,18 +119,17 @@ class Plan:
         """Bytes of the codewords of all steps in use."""
         return sum(self.ladder.options[step].shared(self.dim) for step in set(self.steps))
 
-    def nbytes(self, slot: int, step: int | None = None) -> int:
-        """Return what a feature serves on its step, or on another one."""
-        option = self._option(slot) if step is None else self.ladder.options[step]
-        return option.nbytes(self.features, self.dim)[slot]
+    def nbytes(self, slot: int) -> int:
+        """Return what a feature serves, without what it shares."""
+        return self.sizes(slot)[self.steps[slot]]
+
+    def sizes(self, slot: int) -> list[int]:
+        """Return what it would serve on each step."""
+        return [option.nbytes(self.features, self.dim)[slot] for option in self.ladder.options]
 
     def name(self, slot: int) -> str:
         """Return how people call what a feature gets."""
         return self._option(slot).name(slot)
-
-    def chain(self, slot: int) -> list[int]:
-        """Return the steps of the kind that a feature stands on, smallest first."""
-        return next(chain for chain in self.ladder.chains if self.steps[slot] in chain)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the plan as a table with a head: feature, ids, step, bytes, why."""
@@ -144,9 +144,9 @@ class Plan:
 
     def _why(self, slot: int) -> str:
         """Say what the nearest smaller and larger step that changes anything would change, or none does."""
-        own, sizes = self.nbytes(slot), {step: self.nbytes(slot, step) for step in self.chain(slot)}
-        less = [step for step, size in sizes.items() if size < own]
-        more = [step for step, size in sizes.items() if size > own]
+        own, sizes = self.nbytes(slot), self.sizes(slot)
+        less = [step for step, size in enumerate(sizes) if size < own]
+        more = [step for step, size in enumerate(sizes) if size > own]
         words = []
         for steps, change in ((less[::-1], "and save {}"), (more, "for {} more")):
             if steps:

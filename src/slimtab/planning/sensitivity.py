@@ -25,8 +25,9 @@ from slimtab.models.base import CTRModel
 from slimtab.planning.options import Ladder
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.full import Full
+from slimtab.tables.parts.own_codes import Shape, freeze_own_codes
 from slimtab.tables.rows import Rows
-from slimtab.tables.rq import RQ, RQConfig
+from slimtab.tables.rq import RQ, RQConfig, fit_own
 
 _ROWS = 4096  # that go through the network at a time
 
@@ -78,10 +79,8 @@ class Mixtures:
                 loss[slot, step] = float(self._losses(mixed).mean()) - base
             mixed[:, slot] = self._vectors[steps[slot]][:, slot]
             told()
-        # More bits of a kind never cost more: what says otherwise is noise, and the nearest falling curve
-        # is without.
-        for chain in self.ladder.chains:
-            loss[:, chain] = [isotonic_regression(curve, increasing=False) for curve in loss[:, chain]]
+        # More bits never cost more: what says otherwise is noise; the nearest falling curve is without.
+        loss = np.array([isotonic_regression(curve, increasing=False) for curve in loss], dtype=np.float64)
         return loss - np.take_along_axis(loss, np.array(steps)[:, None], axis=1)
 
     def _mixed(self, steps: Sequence[int]) -> Tensor:
@@ -108,13 +107,30 @@ def coding(table: Full, counts: Tensor, config: RQConfig) -> RQ:
 
 def _steps(table: Full, counts: Tensor, ladder: Ladder) -> Iterator[EmbeddingTable | FrozenTable]:
     """Yield what stands on each step: the codes of all rows, at last the table itself."""
+    fits: dict[tuple[int, int], Tensor] = {}
     for option in ladder.options:
         if option.codes is None:
             yield table
+            continue
+        codes = coding(table, counts, option.codes)
+        if option.own:
+            yield _own_codes(codes, ladder, fits)
         else:
-            codes = coding(table, counts, option.codes)
             codes.set_stage("code")
             yield codes.freeze()
+
+
+def _own_codes(codes: RQ, ladder: Ladder, fits: dict[tuple[int, int], Tensor]) -> FrozenTable:
+    """Return codes with codewords of each feature's own; one fit of so many bits serves all its steps."""
+    values, weights = codes.trained()
+    words = []
+    for slot, shape in enumerate(codes.config.shapes):
+        if (slot, shape.bits) not in fits:
+            every = [option.codes.shapes[slot] for option in ladder.options if option.codes is not None]
+            most = max(other.levels for other in every if other.bits == shape.bits)
+            fits[slot, shape.bits] = fit_own(values[slot], weights[slot], Shape(shape.bits, most))
+        words.append(fits[slot, shape.bits][: shape.codewords])
+    return freeze_own_codes(codes.config.shapes, values, torch.cat(words))
 
 
 class _These:

@@ -76,9 +76,7 @@ def _figure(plan: Plan) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     for slot, (feature, loss) in enumerate(zip(plan.features, plan.loss, strict=True)):
-        chain = plan.chain(slot)
-        sizes = [plan.nbytes(slot, step) for step in chain]
-        (line,) = axes.plot(sizes, loss[chain], linewidth=0.8, alpha=0.6)
+        (line,) = axes.plot(plan.sizes(slot), loss, linewidth=0.8, alpha=0.6)
         dot = plan.nbytes(slot), loss[plan.steps[slot]]
         axes.plot(*dot, "o", color=line.get_color(), markersize=4)
         axes.annotate(feature.name, dot, xytext=(4, 4), textcoords="offset points", fontsize=7)

@@ -74,6 +74,11 @@ class RQConfig(TableConfig):
         """The codes of each feature that has codewords of its own."""
         return [Shape(*shape) for shape in zip(self.own_bits, self.own_levels, strict=True)]
 
+    def with_shapes(self, shapes: Sequence[Shape]) -> RQConfig:
+        """Return these settings with codewords of each feature's own."""
+        bits, levels = zip(*shapes, strict=True)
+        return replace(self, own_bits=bits, own_levels=levels)
+
     def serve_bytes(self, ids: int, dim: int) -> int:
         """Return bytes of packed codes and half-precision codewords where all features share."""
         return packed_bytes(ids, 1, sum(self.levels)) + 2 * dim * self.starts[-1]
@@ -179,9 +184,13 @@ class RQ(EmbeddingTable, method="rq"):
     @torch.no_grad()
     def choose(self, stage: str) -> None:
         """Decide who shares codewords, where that is not said. Entered without this, all features do."""
-        if self.config.own_bits or not self.config.own:
-            return
-        found = choose_shapes(self.try_shapes(), self._sizes, self.dim, self._room())
+        if self.config.own and not self.config.own_bits:
+            self.settle(self.try_shapes())
+
+    @torch.no_grad()
+    def settle(self, losses: Sequence[dict[Shape, float]]) -> None:
+        """Decide it by what :meth:`try_shapes` returned."""
+        found = choose_shapes(losses, self._sizes, self.dim, self._room())
         if found is None:
             return
         shapes, loss = found
@@ -191,8 +200,7 @@ class RQ(EmbeddingTable, method="rq"):
         codes = encode(vectors, words, self.config.levels) + self.start
         shared = felt @ (vectors - F.embedding_bag(codes, words, mode="sum")).square().sum(dim=1)
         if loss < float(shared):
-            bits, levels = zip(*shapes, strict=True)
-            self.config = replace(self.config, own_bits=bits, own_levels=levels)
+            self.config = self.config.with_shapes(shapes)
 
     @torch.no_grad()
     def try_shapes(self) -> list[dict[Shape, float]]:
@@ -207,7 +215,7 @@ class RQ(EmbeddingTable, method="rq"):
 
     def _samples(self) -> list[tuple[Tensor, Tensor]]:
         """Return rows of each feature [N, dim] to try shapes on, and what an error in each weighs [N]."""
-        return [sample(rows, felt, _TRIED) for rows, felt in zip(*self._trained(), strict=True)]
+        return [sample(rows, felt, _TRIED) for rows, felt in zip(*self.trained(), strict=True)]
 
     def set_stage(self, stage: str) -> None:
         """Fit the codebooks to the trained rows."""
@@ -220,14 +228,13 @@ class RQ(EmbeddingTable, method="rq"):
 
     def _fitted(self) -> Tensor:
         """Return codewords for the rows as they are."""
-        values, weights = self._trained()
+        values, weights = self.trained()
         if self.config.own_bits:
             parts = zip(values, weights, self.config.shapes, strict=True)
-            fits = [fit_levels(*sample(rows, felt, _SAMPLE), s.bits_of_levels) for rows, felt, s in parts]
-            return torch.cat(fits)
+            return torch.cat([fit_own(rows, felt, shape) for rows, felt, shape in parts])
         return fit_levels(*sample(torch.cat(values), torch.cat(weights), _SAMPLE), self.config.levels)
 
-    def _trained(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def trained(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the rows of each feature [num_ids, dim], and what an error in each weighs [num_ids]."""
         weights = self.rows.squared_gradients(self.counts * self._epochs) ** _POWER
         return torch.split(self.rows.values(), self._sizes), torch.split(weights, self._sizes)
@@ -256,3 +263,11 @@ class RQ(EmbeddingTable, method="rq"):
         if not self.config.own_bits:
             return {}
         return {"code_bits": self.named(shape.bits * shape.levels for shape in self.config.shapes)}
+
+
+def fit_own(rows: Tensor, felt: Tensor, shape: Shape) -> Tensor:
+    """Return codewords of a feature's own, for its ``rows`` [num_ids, dim] of weights ``felt`` [num_ids].
+
+    Those of fewer levels are the first of them.
+    """
+    return fit_levels(*sample(rows, felt, _SAMPLE), shape.bits_of_levels)
