@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slimtab.files import written
 from slimtab.planning.plan import Entrant, Plan
 from slimtab.sizes import format_bytes
@@ -70,20 +73,37 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figure(plan: Plan) -> Figure:
-    """Draw a curve per feature: what its logloss changes by against its bytes, and the step it was given."""
+    """Draw where the bytes go, feature by feature, and what half or twice as many would change."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    for slot, (feature, loss) in enumerate(zip(plan.features, plan.loss, strict=True)):
-        (line,) = axes.plot(plan.sizes(slot), loss, linewidth=0.8, alpha=0.6)
-        dot = plan.nbytes(slot), loss[plan.steps[slot]]
-        axes.plot(*dot, "o", color=line.get_color(), markersize=4)
-        axes.annotate(feature.name, dot, xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1e-5)
-    axes.xaxis.set_major_formatter(lambda nbytes, _: format_bytes(nbytes))
-    axes.set_xlabel("serving bytes of the feature (dot: what it was given)")
-    axes.set_ylabel("change of validation logloss, nats")
-    axes.grid(alpha=0.3)
+    places = np.arange(len(plan.features))
+    given = np.array([plan.nbytes(slot) for slot in range(len(places))])
+    full = [4 * plan.dim * feature.num_ids for feature in plan.features]
+    figure = Figure(figsize=(8.4, 1.4 + 0.22 * len(places)), layout="constrained")
+    size, change = figure.subplots(1, 2, sharey=True)
+    size.barh(places, full, color="#d9d9d9", label="full")
+    size.barh(places, given, color="#1f77b4", label="given")
+    size.set_xscale("log")
+    size.xaxis.set_major_formatter(lambda nbytes, _: format_bytes(nbytes))
+    size.set_xlabel("serving bytes")
+    size.set_yticks(places, [feature.name for feature in plan.features], fontsize=8)
+    size.invert_yaxis()
+    half, twice = (_at(plan, share * given) for share in (0.5, 2.0))
+    change.barh(places - 0.2, half, height=0.4, color="#d62728", label="with half the bytes")
+    change.barh(places + 0.2, twice, height=0.4, color="#2ca02c", label="with twice as many")
+    change.axvline(0, color="black", linewidth=0.8)
+    change.set_xlabel("change of validation logloss, nats")
+    change.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
+    for axes in (size, change):
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return figure
+
+
+def _at(plan: Plan, nbytes: NDArray[np.float64]) -> list[float]:
+    """Return what each feature's loss would change by with so many bytes [F], between the steps measured."""
+    return [
+        float(np.interp(np.log(size), np.log(plan.sizes(slot)), plan.loss[slot]))
+        for slot, size in enumerate(nbytes)
+    ]
