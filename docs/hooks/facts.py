@@ -138,6 +138,8 @@ def _ids(table: type[EmbeddingTable]) -> str:
 
 
 def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(list(value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

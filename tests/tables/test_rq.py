@@ -201,6 +201,42 @@ def test_own_codewords_are_served_as_they_were_trained():
     assert torch.equal(empty(ids, slot), table.freeze()(ids, slot))
 
 
+def test_shapes_that_are_named_are_kept():
+    """Rules may say what each feature gets; training chooses nothing else, and every byte is as planned."""
+    config = RQConfig.for_budget(DIFFERENT, 8, 9000, own_bits=[6, 4, 2], own_levels=[2, 3, 1])
+    table = RQ(config, DIFFERENT, 8, PlainRows, 1.0)
+    table.choose("code")
+    table.set_stage("code")
+    assert table.config == config
+    assert table.config.shapes == [(6, 2), (4, 3), (2, 1)]
+    assert table.serve_bytes() == RQConfig.smallest_bytes(
+        DIFFERENT, 8, own_bits=[6, 4, 2], own_levels=[2, 3, 1]
+    )
+
+
+def test_codewords_that_all_share_are_kept():
+    table = RQ(RQConfig((4, 4), own=False), DIFFERENT, 8, PlainRows, 1.0)
+    table.choose("code")
+    assert not table.config.own_bits
+
+
+@pytest.mark.parametrize(
+    ("bits", "levels", "words"),
+    [
+        ([6, 4], [2, 3, 1], "own_bits has 2 numbers for 3 features"),
+        ([6, 4, 2], [2, 3], "own_levels has 2 numbers for 3 features"),
+        ([6, 4, 2], [], "own_levels has 0 numbers for 3 features"),
+        ([6, 4, 9], [2, 3, 1], "cannot code a feature in 1 levels of 9 bits"),
+        ([6, 4, 8], [2, 3, 8], "cannot code a feature in 8 levels of 8 bits"),
+        ([6, 4, 0], [2, 3, 1], "cannot code a feature in 1 levels of 0 bits"),
+        ([6, 4, "x"], [2, 3, 1], "cannot code a feature in 1 levels of 'x' bits"),
+    ],
+)
+def test_wrong_shapes_are_explained(bits, levels, words):
+    with pytest.raises(SlimtabError, match=words):
+        RQConfig.for_budget(DIFFERENT, 8, 9000, own_bits=bits, own_levels=levels)
+
+
 def test_where_features_are_alike_all_share():
     """Codewords of one's own would take bytes from the codes, and say nothing more."""
     torch.manual_seed(0)

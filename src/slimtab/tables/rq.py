@@ -96,15 +96,21 @@ class RQConfig(TableConfig):
     @classmethod
     def smallest_bytes(cls, features: Sequence[Feature], dim: int, **options: Any) -> int:
         """Return a bit per id and two codewords, or what it takes to give features the shapes named."""
-        sizes = [feature.num_ids for feature in features]
-        shapes = cls((1,), **options).shapes
-        if not shapes:
-            return cls((1,)).serve_bytes(sum(sizes), dim)
-        if len(shapes) != len(sizes):
-            raise SlimtabError(
-                f"rq's own_bits name {len(shapes)} features and the table has {len(sizes)}; name each of them"
-            )
-        return sum(bytes_by_feature(shapes, sizes, dim))
+        sizes, named = [feature.num_ids for feature in features], cls((1,), **options)
+        if not named.own_bits and not named.own_levels:
+            return named.serve_bytes(sum(sizes), dim)
+        for name, numbers in (("own_bits", named.own_bits), ("own_levels", named.own_levels)):
+            if len(numbers) != len(sizes):
+                raise SlimtabError(
+                    f"rq's {name} has {len(numbers)} numbers for {len(sizes)} features; give one for each"
+                )
+        for bits, levels in named.shapes:
+            if not (_counts(bits) and _counts(levels) and bits <= _BITS and bits * levels <= MAX_BITS):
+                raise SlimtabError(
+                    f"rq cannot code a feature in {levels!r} levels of {bits!r} bits; a level has 1 to "
+                    f"{_BITS} bits, all of them at most {MAX_BITS}"
+                )
+        return sum(bytes_by_feature(named.shapes, sizes, dim))
 
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> RQConfig:
@@ -112,6 +118,10 @@ class RQConfig(TableConfig):
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
         found, *larger = cls.ladder(dim, **options)
         return [found, *(config for config in larger if config.serve_bytes(ids, dim) <= nbytes)][-1]
+
+
+def _counts(number: object) -> bool:
+    return type(number) is int and number > 0
 
 
 class RQ(EmbeddingTable, method="rq"):
