@@ -46,7 +46,7 @@ from slimtab.tables.rq import RQ, RQConfig
 from slimtab.training.metrics import predict
 
 _RIVALS = ("int8", "mde", "unified")  # one of each kind that the ladder is not
-_ROWS = 1 << 14  # validation rows that losses are measured on, about
+_ROWS = 1 << 14  # validation rows that plans are measured and tried on, about
 _FLOATS = 1 << 24  # that their vectors may hold, for each step of the ladder
 _BATCH = 1024  # rows looked up at a time
 

@@ -78,5 +78,17 @@ def test_is_the_loss_of_a_model_with_those_codes(ladder, steps):
             decoded[start : start + len(ids)] = codes.freeze()(ids, torch.full_like(ids, slot))
     rows.assign(decoded)
     with torch.no_grad():
-        expected = float(binary_cross_entropy_with_logits(model(batches[0]), batches[0].label))
+        loss = binary_cross_entropy_with_logits(model(batches[0]), batches[0].label, reduction="none")
+    expected = float(loss[1::2].mean())
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_other_rows_tell_than_those_measured():
+    """Labels that only the measured rows have make sensitivities, and no difference to the losses."""
+    model, (batch,) = made()
+    steps = [1, 1, 1]
+    before = mixtures(model, [batch], OWN)
+    batch.label[::2] = 1 - batch.label[::2]
+    after = mixtures(model, [batch], OWN)
+    assert np.array_equal(before.losses(steps), after.losses(steps))
+    assert before.sensitivity(steps)[0, 0] != after.sensitivity(steps)[0, 0]

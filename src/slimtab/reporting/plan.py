@@ -47,8 +47,8 @@ def write_plan(
     )
     if not plan.moved:
         said += (
-            " It is what `rq` chooses by itself: no other division of these bytes betters the validation "
-            "logloss by more than two standard errors."
+            " The plan is what `rq` chooses by itself: no other division of these bytes betters the "
+            "validation logloss by more than two standard errors."
         )
     text = [
         "# Plan",
