@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 from collections import Counter
@@ -110,6 +111,17 @@ def test_small_pieces_give_the_same_dataset(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(prepare_module, "_TOKEN_COST", 200_000)
     prepare(raw, tmp_path / "pieces", PrepOptions("criteo", max_memory="256MB"), progress=False)
     assert digest(tmp_path / "whole") == digest(tmp_path / "pieces")
+
+
+def test_threads_parse_no_literals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.11.8 `ast` fails in threads now and then; numpy reads headers of .npy files by it."""
+
+    def fails(text: str) -> None:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    monkeypatch.setattr(ast, "literal_eval", fails)
+    prepare(criteo_file(tmp_path), tmp_path / "out", PrepOptions("criteo"), progress=False)
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_shards_and_record_batches_are_cut_at_fixed_rows(

@@ -133,8 +133,8 @@ class _Run:
 
     Attributes:
         tokens: Arrow file with token and count, sorted by falling count, then token.
-        ranks: for each spilled token, its row in ``tokens``, −1 where it gets no id (.npy, int32).
-        ids: the id of each row of ``tokens`` (.npy, int32), filled in by the merge.
+        ranks: for each spilled token, its row in ``tokens``, −1 where it gets no id (int32, no header).
+        ids: the id of each row of ``tokens`` (int32, no header), filled in by the merge.
         kept: number of rows.
         dropped: training count of the tokens without an id.
     """
@@ -172,12 +172,12 @@ def _count(spill: Path, min_count: int) -> _Run:
     dropped = int(counts.sum() - counts[keep].sum())
     run = _Run(
         spill.with_suffix(".run"),
-        spill.with_suffix(".ranks.npy"),
-        spill.with_suffix(".newids.npy"),
+        spill.with_suffix(".ranks"),
+        spill.with_suffix(".newids"),
         len(keep),
         dropped,
     )
-    np.save(run.ranks, rank_of[codes])
+    rank_of[codes].tofile(run.ranks)
     with pa.OSFile(str(run.tokens), "wb") as sink, pa.ipc.new_file(sink, kept.schema) as writer:
         writer.write_table(kept.take(order))
     return run
@@ -189,7 +189,7 @@ def _merge(runs: list[_Run], limit: int, target: Path) -> int:
     if total >= 2**31 - 1:
         raise SlimtabError(f"{target.stem} has {total} distinct tokens, more than int32 ids; use --ids hash")
     tables = [run.table() for run in runs]
-    new_ids = [np.lib.format.open_memmap(run.ids, "w+", np.int32, (max(run.kept, 1),)) for run in runs]
+    new_ids = [np.memmap(run.ids, np.int32, "w+", shape=max(run.kept, 1)) for run in runs]
     with pq.ParquetWriter(target, PARQUET_SCHEMA, compression="zstd", use_dictionary=False) as writer:
         head = {"token": [None], "id": [0], "count": [sum(run.dropped for run in runs)]}
         writer.write_table(pa.table(head, schema=PARQUET_SCHEMA))
@@ -239,7 +239,11 @@ def _key(table: pa.Table, row: int) -> tuple[int, str]:
 
 def _write_ids(spill: Path, run: _Run, target: Path) -> None:
     """Write the id of each spilled token: one record batch per chunk."""
-    ranks, new_ids = np.load(run.ranks, mmap_mode="r"), np.load(run.ids, mmap_mode="r")
+    # Without headers: numpy parses those by `ast`, which before Python 3.11.8 fails in threads now and then.
+    ranks, new_ids = (
+        np.memmap(path, np.int32, "r") if path.stat().st_size else np.empty(0, np.int32)
+        for path in (run.ranks, run.ids)
+    )
     schema = pa.schema([("place", pa.int32()), ("id", pa.int32())])
     start = 0
     with (
