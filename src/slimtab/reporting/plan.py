@@ -87,7 +87,7 @@ def _figure(plan: Plan) -> Figure:
     size.xaxis.set_major_formatter(lambda nbytes, _: format_bytes(nbytes))
     size.set_xlabel("serving bytes")
     size.set_yticks(places, [feature.name for feature in plan.features], fontsize=8)
-    size.invert_yaxis()
+    size.set_ylim(len(places) - 0.4, -0.6)
     half, twice = (_at(plan, share * given) for share in (0.5, 2.0))
     change.barh(places - 0.2, half, height=0.4, color="#d62728", label="with half the bytes")
     change.barh(places + 0.2, twice, height=0.4, color="#2ca02c", label="with twice as many")
