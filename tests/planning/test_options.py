@@ -27,7 +27,7 @@ def coded(share, scales):
 def test_begins_with_the_choice_and_rises(share):
     """Where each feature has its own codewords, steps are those worth their bytes, and one is `rq`'s."""
     codes = coded(share, [1.0, 4.0, 2.0])
-    losses = codes.try_shapes()
+    losses = codes.try_shapes().own
     ladder = ladder_for(codes)
     *steps, last = ladder.options
     assert last == FULL

@@ -240,10 +240,9 @@ def _key(table: pa.Table, row: int) -> tuple[int, str]:
 def _write_ids(spill: Path, run: _Run, target: Path) -> None:
     """Write the id of each spilled token: one record batch per chunk."""
     # Without headers: numpy parses those by `ast`, which before Python 3.11.8 fails in threads now and then.
-    ranks, new_ids = (
-        np.memmap(path, np.int32, "r") if path.stat().st_size else np.empty(0, np.int32)
-        for path in (run.ranks, run.ids)
-    )
+    new_ids = np.memmap(run.ids, np.int32, "r")
+    # An empty file cannot be mapped.
+    ranks = np.memmap(run.ranks, np.int32, "r") if run.ranks.stat().st_size else np.empty(0, np.int32)
     schema = pa.schema([("place", pa.int32()), ("id", pa.int32())])
     start = 0
     with (

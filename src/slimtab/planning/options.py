@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
@@ -76,6 +79,10 @@ class Ladder:
     options: tuple[Option, ...]
     start: tuple[int, ...]
 
+    def nbytes(self, features: Sequence[Feature], dim: int) -> NDArray[np.int64]:
+        """Return what each feature serves on each step [F, S], without what it shares."""
+        return np.array([option.nbytes(features, dim) for option in self.options]).T
+
 
 def codes_for(features: Sequence[Feature], dim: int, budget: int) -> RQConfig:
     """Return the codes that use up ``budget`` bytes when all features are coded alike.
@@ -105,7 +112,7 @@ def ladder_for(codes: RQ) -> Ladder:
         every = {sum(levels): RQConfig(levels) for levels in (*_COMMON, codes.config.levels)}
         common = [every[bits] for bits in sorted(every)]
         return Ladder((*map(Option, common), FULL), (common.index(codes.config),) * len(codes.features))
-    steps = _own_steps(codes, losses)
+    steps = _own_steps(codes, losses.own)
     start = [own.index(shape) for own, shape in zip(steps, codes.config.shapes, strict=True)]
     own = [codes.config.with_shapes(shapes) for shapes in zip(*steps, strict=True)]
     return Ladder((*map(Option, own), FULL), tuple(start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Plan:
             told: called after each feature that is measured.
         """
         features, dim, ladder = mixtures.features, mixtures.dim, mixtures.ladder
-        nbytes = np.array([option.nbytes(features, dim) for option in ladder.options]).T
+        nbytes = ladder.nbytes(features, dim)
         shared = np.array([option.shared(dim) for option in ladder.options])
         own = ladder.options[0].own
         free = range(len(shared)) if own else ()
@@ -121,11 +122,12 @@ class Plan:
 
     def nbytes(self, slot: int) -> int:
         """Return what a feature serves, without what it shares."""
-        return self.sizes(slot)[self.steps[slot]]
+        return int(self.sizes[slot, self.steps[slot]])
 
-    def sizes(self, slot: int) -> list[int]:
-        """Return what it would serve on each step."""
-        return [option.nbytes(self.features, self.dim)[slot] for option in self.ladder.options]
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """What each feature would serve on each step [F, S]."""
+        return self.ladder.nbytes(self.features, self.dim)
 
     def name(self, slot: int) -> str:
         """Return how people call what a feature gets."""
@@ -144,7 +146,7 @@ class Plan:
 
     def _why(self, slot: int) -> str:
         """Say what the nearest smaller and larger step that changes anything would change, or none does."""
-        own, sizes = self.nbytes(slot), self.sizes(slot)
+        own, sizes = self.nbytes(slot), self.sizes[slot].tolist()
         less = [step for step, size in enumerate(sizes) if size < own]
         more = [step for step, size in enumerate(sizes) if size > own]
         words = []

@@ -103,7 +103,8 @@ def _figure(plan: Plan) -> Figure:
 
 def _at(plan: Plan, nbytes: NDArray[np.float64]) -> list[float]:
     """Return what each feature's loss would change by with so many bytes [F], between the steps measured."""
-    return [
-        float(np.interp(np.log(size), np.log(plan.sizes(slot)), plan.loss[slot]))
-        for slot, size in enumerate(nbytes)
-    ]
+    found = []
+    for size, sizes, loss in zip(nbytes, plan.sizes, plan.loss, strict=True):
+        rising = np.argsort(sizes, kind="stable")  # a few ids in full may take less than their codes
+        found.append(float(np.interp(np.log(size), np.log(sizes[rising]), loss[rising])))
+    return found

@@ -111,7 +111,8 @@ class TableConfig(abc.ABC):
         cls.check_options(options)
         full = 4 * dim * sum(feature.num_ids for feature in features)
         check_fits(cls._name(), cls.smallest_bytes(features, dim, **options), full, nbytes)
-        return cls._largest(features, dim, nbytes, **options)
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        return cls._largest(features, dim, nbytes, **plain)
 
 
 class FrozenTable(nn.Module, abc.ABC):

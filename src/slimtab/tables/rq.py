@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,9 +115,15 @@ class RQConfig(TableConfig):
     @classmethod
     def _largest(cls, features: Sequence[Feature], dim: int, nbytes: int, **options: Any) -> RQConfig:
         ids = sum(feature.num_ids for feature in features)
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
         found, *larger = cls.ladder(dim, **options)
         return [found, *(config for config in larger if config.serve_bytes(ids, dim) <= nbytes)][-1]
+
+
+class Losses(NamedTuple):
+    """Weighted squared errors: of each feature's rows in shapes of its own, of all with common codewords."""
+
+    own: list[dict[Shape, float]]
+    common: float
 
 
 def _counts(number: object) -> bool:
@@ -198,34 +204,26 @@ class RQ(EmbeddingTable, method="rq"):
             self.settle(self.try_shapes())
 
     @torch.no_grad()
-    def settle(self, losses: Sequence[dict[Shape, float]]) -> None:
+    def settle(self, losses: Losses) -> None:
         """Decide it by what :meth:`try_shapes` returned."""
-        found = choose_shapes(losses, self._sizes, self.dim, self._room())
-        if found is None:
-            return
-        shapes, loss = found
-        samples = self._samples()
+        found = choose_shapes(losses.own, self._sizes, self.dim, self._room())
+        if found is not None and found[1] < losses.common:
+            self.config = self.config.with_shapes(found[0])
+
+    @torch.no_grad()
+    def try_shapes(self) -> Losses:
+        """Return what rows lose in each shape that fits, and with common codewords."""
+        samples = [sample(rows, felt, _TRIED) for rows, felt in zip(*self.trained(), strict=True)]
+        room = self._room()
+        own = [shape_losses(ids, room, *part) for ids, part in zip(self._sizes, samples, strict=True)]
         vectors, felt = (torch.cat(parts) for parts in zip(*samples, strict=True))
         words = fit_levels(vectors, felt, self.config.levels)
         codes = encode(vectors, words, self.config.levels) + self.start
-        shared = felt @ (vectors - F.embedding_bag(codes, words, mode="sum")).square().sum(dim=1)
-        if loss < float(shared):
-            self.config = self.config.with_shapes(shapes)
-
-    @torch.no_grad()
-    def try_shapes(self) -> list[dict[Shape, float]]:
-        """Return the weighted squared error of each feature's rows in each shape that fits."""
-        return [
-            shape_losses(ids, self._room(), *sampled)
-            for ids, sampled in zip(self._sizes, self._samples(), strict=True)
-        ]
+        common = felt @ (vectors - F.embedding_bag(codes, words, mode="sum")).square().sum(dim=1)
+        return Losses(own, float(common))
 
     def _room(self) -> int:
         return self.config.serve_bytes(sum(self._sizes), self.dim)
-
-    def _samples(self) -> list[tuple[Tensor, Tensor]]:
-        """Return rows of each feature [N, dim] to try shapes on, and what an error in each weighs [N]."""
-        return [sample(rows, felt, _TRIED) for rows, felt in zip(*self.trained(), strict=True)]
 
     def set_stage(self, stage: str) -> None:
         """Fit the codebooks to the trained rows."""
