@@ -56,6 +56,13 @@ def test_a_small_feature_is_coded_exactly_where_that_is_cheapest():
     assert loss < float(samples[1][0].square().sum())
 
 
+@pytest.mark.parametrize("ids", [2, 5, 100, 129, 256])
+def test_no_shape_is_larger_than_a_codeword_for_each_id(ids):
+    *smaller, exact = shape_losses(ids, 1 << 20, *sample(ids))
+    assert exact == Shape(max(1, (ids - 1).bit_length()), 1)
+    assert all(shape.nbytes(ids, 4) < exact.nbytes(ids, 4) for shape in smaller)
+
+
 def test_bits_go_where_errors_weigh():
     alike = [sample(300, 1.0, 0), sample(300, 1.0, 1)]
     felt = [(alike[0][0], 100 * alike[0][1]), alike[1]]

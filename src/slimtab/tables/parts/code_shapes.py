@@ -63,11 +63,13 @@ def shape_losses(ids: int, nbytes: int, vectors: Tensor, weights: Tensor) -> dic
 
 
 def _ladder(ids: int, dim: int, nbytes: int) -> list[Shape]:
-    """Return the shapes worth trying for a feature: one level says all where each id has a codeword."""
+    """Return the shapes worth trying for a feature: none larger than one level with a codeword for each id."""
     exact = max(1, code_bits(ids))
     shapes = [
         Shape(bits, levels) for bits in _BITS if bits < exact for levels in range(1, MAX_BITS // bits + 1)
     ]
     if exact <= max(_BITS):
-        shapes.append(Shape(exact, 1))
+        says_all = Shape(exact, 1)
+        shapes = [shape for shape in shapes if shape.nbytes(ids, dim) < says_all.nbytes(ids, dim)]
+        shapes.append(says_all)
     return [shape for shape in shapes if shape.nbytes(ids, dim) <= nbytes]
