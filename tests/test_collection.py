@@ -15,7 +15,8 @@ from slimtab.batch import Batch, Ragged
 from slimtab.collection import TableCollection
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
-from slimtab.tables.rows import FusedRowsFactory, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
 from slimtab.testing import fake_batch, fake_schema
 
 DIM = 8

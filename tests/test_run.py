@@ -22,7 +22,7 @@ from slimtab.errors import SlimtabError
 from slimtab.run import train_run
 from slimtab.schema import Schema
 from slimtab.serving.freeze import load_frozen
-from slimtab.tables.rows import FusedRows
+from slimtab.tables.rows.fused import FusedRows
 from slimtab.training.checkpoint import latest_checkpoint
 from slimtab.training.metrics import evaluate
 

@@ -23,7 +23,8 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.grouped import read_config, size_table
 from slimtab.tables.parts.distinct import distinct, pair_numbers
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import PlainRows, RowsFactory
+from slimtab.tables.rows.base import RowsFactory
+from slimtab.tables.rows.plain import PlainRows
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig

@@ -13,7 +13,9 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.grouped import size_table
 from slimtab.tables.groups import GroupedConfig
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.contract import SIZES, TableContract
 
 

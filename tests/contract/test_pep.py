@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.contract import TableContract
 from slimtab.testing.training import every_id
 

@@ -6,7 +6,7 @@ import torch
 
 from slimtab.planning.options import FULL, codes_for, ladder_for
 from slimtab.schema import Feature
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.rq import RQ
 
 FEATURES = [Feature("large", 6000), Feature("small", 300), Feature("tiny", 5)]

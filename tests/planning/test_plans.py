@@ -10,7 +10,7 @@ from slimtab.planning.plan import Plan
 from slimtab.schema import Feature
 from slimtab.tables.base import in_last_stage
 from slimtab.tables.grouped import size_table
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.rq import RQ
 
 FEATURES = [Feature("user", 40_000), Feature("item", 5_000), Feature("day", 7)]

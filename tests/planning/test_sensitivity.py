@@ -11,7 +11,7 @@ from slimtab.models.base import build_model
 from slimtab.planning.options import FULL, Ladder, Option
 from slimtab.planning.sensitivity import Mixtures
 from slimtab.schema import Feature
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.rq import RQ, RQConfig
 
 FEATURES = [Feature("used", 3000), Feature("unused", 3000), Feature("tiny", 3)]

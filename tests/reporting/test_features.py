@@ -8,7 +8,7 @@ from slimtab.reporting.features import feature_figures, feature_table
 from slimtab.schema import Feature
 from slimtab.tables.base import in_last_stage
 from slimtab.tables.grouped import size_table
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("C1", 20), Feature("C2", 3000)]
 

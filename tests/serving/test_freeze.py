@@ -11,7 +11,7 @@ from slimtab.serving.card import read_card
 from slimtab.serving.freeze import load_frozen
 from slimtab.tables.base import in_last_stage, methods
 from slimtab.tables.grouped import read_config
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 @pytest.fixture(scope="module")

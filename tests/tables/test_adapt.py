@@ -7,7 +7,7 @@ import torch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.adapt import Adapt, AdaptConfig, most_frequent, spread_evenly
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 SIZES = [5, 400, 90, 1]

@@ -9,7 +9,9 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.alpt import ALPT, ALPTConfig, LearnedStepRows, StretchedRows, step_derivative
 from slimtab.tables.base import get_method
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 
 def make(num_rows=50, width=4, std=0.1, step_lr=0.02, dtype=torch.int8, **optimizer):

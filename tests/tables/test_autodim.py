@@ -12,7 +12,9 @@ from slimtab.schema import Feature
 from slimtab.tables.autodim import AutoDim, AutoDimConfig, candidates, choose_widths
 from slimtab.tables.base import Clock
 from slimtab.tables.mde import all_bytes
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 from slimtab.training.optimizers import Optimizers
 

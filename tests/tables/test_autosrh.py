@@ -12,7 +12,9 @@ from slimtab.tables.autosrh import AutoSrh, AutoSrhConfig
 from slimtab.tables.base import Clock
 from slimtab.tables.parts.pruning import cut
 from slimtab.tables.parts.sparse import sparse_bytes
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 from slimtab.training.optimizers import Optimizers
 

@@ -9,7 +9,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables import base
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig, get_method, methods
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 @pytest.fixture

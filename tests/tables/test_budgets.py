@@ -13,7 +13,7 @@ from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method, in_last_stage, methods
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 SIZES = st.lists(
     st.one_of(st.integers(1, 300), st.integers(1, 100_000), st.integers(1, 10**7)), min_size=1, max_size=60

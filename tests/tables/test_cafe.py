@@ -9,7 +9,9 @@ from slimtab.schema import Feature
 from slimtab.tables.base import get_method
 from slimtab.tables.cafe import Cafe, CafeConfig
 from slimtab.tables.hashing import hash_rows, make_salts
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 6), Feature("b", 4000), Feature("c", 3000)]
 DIM = 4

@@ -10,7 +10,9 @@ from slimtab.tables.base import Clock
 from slimtab.tables.cce import CCE, CCEConfig
 from slimtab.tables.parts.clusters import cluster
 from slimtab.tables.parts.kmeans import nearest
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 900), Feature("b", 5), Feature("c", 400)]
 SLOT = torch.repeat_interleave(torch.arange(3), torch.tensor([900, 5, 400]))

@@ -9,7 +9,9 @@ from slimtab.schema import Feature
 from slimtab.tables.dedup import Dedup, DedupConfig
 from slimtab.tables.parts.merging import merge_blocks
 from slimtab.tables.parts.packing import packed_bytes
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 SIZES = [7, 120, 1, 45]

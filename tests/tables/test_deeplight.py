@@ -10,7 +10,9 @@ from slimtab.tables.base import Clock
 from slimtab.tables.deeplight import DeepLight, zero_up_to
 from slimtab.tables.parts.pruning import PrunedConfig, cut
 from slimtab.tables.parts.sparse import sparse_bytes
-from slimtab.tables.rows import FusedRows, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRows
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 FEATURES = (Feature("C1", 400), Feature("C2", 100), Feature("C3", 3))

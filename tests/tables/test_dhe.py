@@ -10,7 +10,7 @@ from slimtab.plan import CRITEO_KAGGLE
 from slimtab.schema import Feature
 from slimtab.tables.dhe import DHE, DHEConfig, largest_width
 from slimtab.tables.hashing import make_salts
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 AVAZU = (
     240, 7, 7, 4737, 7745, 26, 8552, 559, 36, 2686408, 6729486,

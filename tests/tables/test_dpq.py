@@ -8,7 +8,9 @@ from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.dpq import DPQ, DPQConfig
 from slimtab.tables.parts.product_codes import nearest_pieces
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 500), Feature("b", 5), Feature("c", 700)]
 SLOT = torch.repeat_interleave(torch.arange(3), torch.tensor([500, 5, 700]))

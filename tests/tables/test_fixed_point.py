@@ -12,8 +12,10 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method
 from slimtab.tables.fixed_point import FixedPointRows, Int8, Int8Config, Int16Config, RoundedRows
-from slimtab.tables.parts.quantised_rows import round_stochastically
-from slimtab.tables.rows import FusedRows, FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRows, FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
+from slimtab.tables.rows.quantised import round_stochastically
 
 
 def make(num_rows=50, width=4, std=0.1, unit=0.01, dtype=torch.int8, **optimizer):
@@ -173,7 +175,7 @@ def test_training_memory_is_below_a_float_table():
     program = (
         "import resource, torch\n"
         "from slimtab.tables.fixed_point import FixedPointRows\n"
-        "from slimtab.tables.rows import RowOptimizer\n"
+        "from slimtab.tables.rows.optimizer import RowOptimizer\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "optimizer = RowOptimizer(lr=1.0, weight_decay=0.6)\n"
         "FixedPointRows(10, 16, 0.1, optimizer, torch.int8, 0.01)\n"

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method
-from slimtab.tables.rows import FusedRows, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRows
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = (Feature("C1", 7), Feature("C2", 1000), Feature("C3", 300), Feature("C4", 1))
 DIM = 8

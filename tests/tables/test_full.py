@@ -6,7 +6,7 @@ import torch
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.full import Full, FullConfig
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 def test_every_id_owns_a_row():

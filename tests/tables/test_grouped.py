@@ -23,7 +23,7 @@ from slimtab.tables.full import Full
 from slimtab.tables.grouped import Grouped, read_config, size_table
 from slimtab.tables.groups import divide
 from slimtab.tables.hash import Hash
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing import fake_schema
 from slimtab.training.metrics import evaluate
 

@@ -5,7 +5,7 @@ import torch
 from slimtab.schema import Feature
 from slimtab.tables.hash import Hash, HashConfig
 from slimtab.tables.hashing import hash_rows, make_salts
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 5), Feature("b", 10_000), Feature("c", 3)]
 

@@ -8,7 +8,9 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.hash_embedding import HashEmbedding, HashEmbeddingConfig
 from slimtab.tables.hashing import hash_rows, make_salts
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 5000), Feature("b", 5000), Feature("c", 40)]
 

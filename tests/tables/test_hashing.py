@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slimtab.schema import Feature
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts, mix64, salted_words, spread
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.unified import Unified, UnifiedConfig
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

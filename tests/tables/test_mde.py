@@ -10,7 +10,9 @@ from slimtab.data.kaggle import CRITEO_KAGGLE
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.mde import Mde, MdeConfig, power_law, rounded
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 50), Feature("b", 3000), Feature("c", 4), Feature("d", 700)]

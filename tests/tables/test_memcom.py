@@ -8,7 +8,9 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.hashing import hash_rows, make_salts
 from slimtab.tables.memcom import Memcom, MemcomConfig
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 50), Feature("b", 3000), Feature("c", 4)]

@@ -8,7 +8,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.mgqe import MGQE, MGQEConfig
 from slimtab.tables.parts.packing import unpack
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 3000), Feature("b", 5), Feature("c", 777)]
 SLOT = torch.repeat_interleave(torch.arange(3), torch.tensor([3000, 5, 777]))

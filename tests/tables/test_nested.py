@@ -7,7 +7,9 @@ import torch
 from slimtab.schema import Feature
 from slimtab.tables.nested import Nested, NestedConfig
 from slimtab.tables.parts.knapsack import choose_widths
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 50), Feature("b", 3000), Feature("c", 4)]

@@ -12,7 +12,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import Clock, get_method
 from slimtab.tables.parts.cut import cut_bytes
 from slimtab.tables.parts.shape import Shape, richest_shape
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.training import every_id
 
 FEATURES = [Feature("a", 40), Feature("b", 7), Feature("c", 25)]

@@ -11,7 +11,9 @@ from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.parts.pruning import PrunedConfig, cut
 from slimtab.tables.pep import PEP, soft_threshold
-from slimtab.tables.rows import FusedRows, FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRows, FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.fakes import fake_schema
 from slimtab.testing.training import every_id, planted_batches, walk_stages
 from slimtab.training.optimizers import fused_rows

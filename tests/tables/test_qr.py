@@ -11,7 +11,9 @@ from slimtab.errors import SlimtabError
 from slimtab.plan import CRITEO_KAGGLE
 from slimtab.schema import Feature
 from slimtab.tables.qr import QR, QRConfig, _Digits
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 AVAZU = (
     240, 7, 7, 4737, 7745, 26, 8552, 559, 36, 2686408, 6729486, 8251, 5, 4, 2626, 8, 9, 435, 4, 68, 172, 60,

@@ -9,7 +9,9 @@ from slimtab.schema import Feature
 from slimtab.tables.hashing import make_salts
 from slimtab.tables.parts.windows import read_row_windows, read_windows
 from slimtab.tables.robe import Robe, RobeConfig
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("a", 5000), Feature("b", 5000), Feature("c", 40)]
 MASK = 2**64 - 1

@@ -13,7 +13,9 @@ from slimtab.tables.fitted.base import empty_table
 from slimtab.tables.grouped import read_config
 from slimtab.tables.parts.common_codes import FrozenCommonCodes
 from slimtab.tables.parts.residual import encode
-from slimtab.tables.rows import FusedRowsFactory, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.rq import RQ, RQConfig
 
 FEATURES = [Feature("a", 900), Feature("b", 100)]

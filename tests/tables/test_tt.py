@@ -9,7 +9,7 @@ import torch
 from slimtab.plan import CRITEO_KAGGLE
 from slimtab.schema import Feature
 from slimtab.tables.parts.blocks import make_blocks
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.tt import TT, TTConfig, largest_rank, split_ids, split_width, useful_rank
 
 AVAZU = (

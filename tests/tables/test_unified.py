@@ -3,7 +3,7 @@
 import torch
 
 from slimtab.schema import Feature
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.unified import Unified, UnifiedConfig
 
 FEATURES = [Feature("a", 5000), Feature("b", 5000), Feature("c", 40)]

@@ -8,7 +8,7 @@ import torch
 from slimtab.collection import TableCollection
 from slimtab.config import OptimizerSettings
 from slimtab.models.base import build_model
-from slimtab.tables.rows import SteppedRows
+from slimtab.tables.rows.base import SteppedRows
 from slimtab.testing import fake_batch, fake_schema
 from slimtab.training.health import health_figures, warn_untrained
 from slimtab.training.optimizers import fused_rows

@@ -17,7 +17,7 @@ from slimtab.schema import Feature
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.base import EmbeddingTable, get_method
 from slimtab.tables.groups import divide, served_bytes
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 def compress(

@@ -27,7 +27,7 @@ from slimtab.planning.options import Ladder
 from slimtab.tables.base import EmbeddingTable, FrozenTable
 from slimtab.tables.full import Full
 from slimtab.tables.parts.own_codes import Shape, freeze_own_codes
-from slimtab.tables.rows import Rows
+from slimtab.tables.rows.base import Rows
 from slimtab.tables.rq import RQ, RQConfig, fit_own
 
 _ROWS = 4096  # that go through the network at a time

@@ -16,7 +16,7 @@ from slimtab.collection import TableCollection
 from slimtab.schema import Feature
 from slimtab.tables.hashing import mix64
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 BATCH_ROWS = 4096
 _BATCHES = 4  # distinct ones to cycle through

@@ -20,7 +20,7 @@ from slimtab.tables.dedup import Dedup
 from slimtab.tables.dpq import DPQ
 from slimtab.tables.fitted.row_steps import RowSteps
 from slimtab.tables.parts.pruning import PrunedConfig
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.rq import RQ
 from slimtab.tables.tt import TT
 

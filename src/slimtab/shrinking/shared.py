@@ -12,7 +12,7 @@ from slimtab.tables.base import FrozenTable
 from slimtab.tables.dedup import Dedup, DedupConfig
 from slimtab.tables.parts.pruning import PrunedConfig, cut
 from slimtab.tables.parts.sparse import FrozenSparse
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.tt import TT, TTConfig, split_ids, split_width
 
 

@@ -24,7 +24,7 @@ from slimtab.tables.base import TableConfig
 from slimtab.tables.parts.addressed import AddressedTable, Addressing
 from slimtab.tables.parts.sizing import largest
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 @dataclass(frozen=True)

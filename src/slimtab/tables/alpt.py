@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.parts.integers import IntegersConfig, IntegersTable, NearestRows
-from slimtab.tables.parts.quantised_rows import QuantisedRows, clip_
-from slimtab.tables.rows import RowOptimizer
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.quantised import QuantisedRows, clip_
 
 _START_RANGE = 8.0  # standard deviations that the range holds at the start, either way
 _MOST = 0.5  # a step changes by no more than e^±0.5 at once

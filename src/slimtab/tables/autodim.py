@@ -28,7 +28,7 @@ from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.mde import Mde, MdeConfig, all_bytes, stored_floats
 from slimtab.tables.parts.addressed import project_features
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import Rows, RowsFactory
+from slimtab.tables.rows.base import Rows, RowsFactory
 
 _COLDEST = 0.1  # of the mixture's temperature; the variance of its gradients grows as it falls
 _RATE = 1e4  # of the shares, per epoch: a width that is worth 0.001 in logloss wins within one

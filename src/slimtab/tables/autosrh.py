@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock
 from slimtab.tables.parts.pruning import PrunedConfig, PrunedTable
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _GROUPS = 6
 _PENALTY = 1e-5  # of the sum of all gates

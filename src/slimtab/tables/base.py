@@ -18,7 +18,7 @@ from slimtab.errors import SlimtabError, nearest
 from slimtab.registry import import_modules
 from slimtab.schema import Feature
 from slimtab.sizes import format_bytes
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _METHODS: dict[str, type[EmbeddingTable]] = {}
 

@@ -25,7 +25,7 @@ from slimtab.tables.hashing import mix64
 from slimtab.tables.parts.hotsketch import CELLS, HotSketch, find_in_index
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 # All scores decay, and the threshold is found anew, whenever this much has been added per hot row and unit
 # of a fixed threshold.

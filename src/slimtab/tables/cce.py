@@ -25,7 +25,7 @@ from slimtab.tables.parts.packing import code_bits
 from slimtab.tables.parts.reading import join_rows, read_rows
 from slimtab.tables.parts.sizing import largest
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _CHUNK = 1 << 18  # ids whose vectors are gathered at a time
 _LEAST_ROWS = 2  # with one row all ids would be alike

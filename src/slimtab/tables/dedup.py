@@ -29,7 +29,7 @@ from slimtab.tables.parts.packing import code_bits, pack, packed_bytes, unpack
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.sizing import largest
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 # Of a row's squared gradients, to weigh it by: less than 1, for a row seldom read is somebody's only one.
 _POWER = 0.75

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from slimtab.tables.parts.pruning import PrunedTable
-from slimtab.tables.rows import FusedRows, Rows
+from slimtab.tables.rows.base import Rows
+from slimtab.tables.rows.fused import FusedRows
 
 _CHUNK = 1 << 16  # rows pruned at a time
 

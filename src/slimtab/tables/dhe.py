@@ -28,7 +28,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import make_salts, mix64
 from slimtab.tables.parts.blocks import make_blocks
 from slimtab.tables.parts.sizing import largest
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _EPS, _MOMENTUM = 1e-5, 0.1  # of BatchNorm
 _SAMPLE = 256  # ids that the start values are measured on

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.parts.integers import IntegersConfig, IntegersTable, NearestRows
-from slimtab.tables.parts.quantised_rows import CHUNK, QuantisedRows, clip_, round_stochastically
-from slimtab.tables.rows import RowOptimizer
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.quantised import CHUNK, QuantisedRows, clip_, round_stochastically
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import TableConfig
 from slimtab.tables.parts.addressed import AddressedTable, Addressing
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from slimtab.tables.base import (
     get_method,
 )
 from slimtab.tables.groups import Group, GroupedConfig, split_features
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 class Grouped(EmbeddingTable):

@@ -13,7 +13,7 @@ from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Feature
 from slimtab.sizes import Budget, format_bytes
 from slimtab.tables.base import EmbeddingTable, TableConfig, get_method, in_last_stage
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from slimtab.tables.base import TableConfig
 from slimtab.tables.hashing import hash_rows, make_salts
 from slimtab.tables.parts.addressed import AddressedTable, Addressing
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 # A feature stays exact up to 2000 · share ids (the rule of CAFE, SIGMOD 2024): 200 ids at 10 %, 40 at 2 %.
 _EXACT_PER_SHARE = 2000

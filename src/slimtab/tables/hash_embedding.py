@@ -19,7 +19,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
 from slimtab.tables.parts.reading import read_rows, sum_rows
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.addressed import project_features
 from slimtab.tables.parts.narrow import NarrowRows, by_width, read_narrow
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _STEPS = 1024  # of the exponent between 0 and 1
 _UNUSED = 0.05  # share of a budget that may be left over before single features are widened

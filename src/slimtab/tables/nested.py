@@ -23,7 +23,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.knapsack import choose_widths
 from slimtab.tables.parts.narrow import read_narrow
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from slimtab.tables.parts.cut import CutRows, cut_bytes, fixed_bytes
 from slimtab.tables.parts.shape import Shape, even_shape, richest_shape
 from slimtab.tables.parts.starts import starts
 from slimtab.tables.parts.step import step
-from slimtab.tables.rows import PlainRows, RowsFactory
+from slimtab.tables.rows.base import RowsFactory
+from slimtab.tables.rows.plain import PlainRows
 
 _MEASURED = 100  # steps from one measurement of the rows' norms to the next
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from slimtab.schema import Feature
 from slimtab.tables.parts.pruning import PrunedConfig, PrunedTable
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _GAIN = 20.0  # thresholds learn in the log domain, this many times as fast as the network's weights
 _QUANTILE = 0.0125  # one element in a hundred of a normal sample is smaller than this, in deviations

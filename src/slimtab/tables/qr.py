@@ -25,7 +25,7 @@ from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.reading import read_rows
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _MODES = ("mult", "add", "concat")
 _MOST = 4  # partitions tried of its own accord: 250 rows then hold 10 million ids

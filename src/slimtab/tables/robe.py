@@ -21,7 +21,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
 from slimtab.tables.parts.reading import translates_to_onnx
 from slimtab.tables.parts.windows import read_row_windows, read_windows
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _CHUNKS = 4
 _SIGN, _ONE = -(2**31), 0x3F800000  # as int32: the sign bit of a float, and the bits of 1.0

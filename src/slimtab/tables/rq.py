@@ -35,7 +35,7 @@ from slimtab.tables.parts.own_codes import Shape, bytes_by_feature, freeze_own_c
 from slimtab.tables.parts.packing import MAX_BITS, packed_bytes
 from slimtab.tables.parts.residual import as_served, encode, encode_all, fit_levels, level_starts, sample
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _BITS = 8  # of a code at most: 256 codewords a level
 _SAMPLE = 1 << 17  # rows that k-means sees at most …

@@ -29,7 +29,7 @@ from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.blocks import Blocks, make_blocks
 from slimtab.tables.parts.distinct import distinct
 from slimtab.tables.parts.sizing import largest
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _BLOCK = 32  # pairs that share a copy of a middle matrix
 Triple = tuple[int, int, int]

@@ -19,7 +19,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import TableConfig
 from slimtab.tables.hashing import MAX_ROWS, make_salts, salted_words, spread
 from slimtab.tables.parts.addressed import AddressedTable, Addressing
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimtab.batch import Batch
 from slimtab.models.base import CTRModel
-from slimtab.tables.rows import SteppedRows
+from slimtab.tables.rows.base import SteppedRows
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from slimtab.config import OptimizerSettings
 from slimtab.errors import SlimtabError
 from slimtab.tables.base import EmbeddingTable
-from slimtab.tables.rows import FusedRowsFactory, RowOptimizer, SteppedRows
+from slimtab.tables.rows.base import SteppedRows
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
 
 
 def fused_rows(settings: OptimizerSettings, steps_per_epoch: int = 1) -> FusedRowsFactory:

@@ -10,7 +10,7 @@ from slimtab.schema import Feature
 from slimtab.tables.deeplight import DeepLight
 from slimtab.tables.parts.pruning import PrunedConfig, cut
 from slimtab.tables.parts.sparse import FrozenSparse, sparse_bytes
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 
 def frozen(values, mask):

@@ -8,7 +8,7 @@ from slimtab.schema import Feature
 from slimtab.tables.base import in_last_stage
 from slimtab.tables.grouped import size_table
 from slimtab.tables.parts.usage import CodeUse
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = [Feature("C1", 10), Feature("C2", 4000)]
 

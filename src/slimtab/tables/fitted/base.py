@@ -14,7 +14,7 @@ from slimtab.registry import import_modules
 from slimtab.schema import Feature
 from slimtab.tables.base import FrozenTable, in_last_stage
 from slimtab.tables.grouped import group_tables, read_config
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 
 _CODES: dict[str, type[Code]] = {}
 

@@ -1,1 +1,1 @@
-"""What methods are made of: packing, sketches, clustering, rows of other kinds; nothing here is a method."""
+"""What methods are made of: packing, sketches, clustering; nothing here is a method."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.reading import read_rows
-from slimtab.tables.rows import Rows, RowsFactory
+from slimtab.tables.rows.base import Rows, RowsFactory
 
 Combine = Literal["concat", "mean"]
 

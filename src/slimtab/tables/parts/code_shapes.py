@@ -63,7 +63,7 @@ def shape_losses(ids: int, nbytes: int, vectors: Tensor, weights: Tensor) -> dic
 
 
 def _ladder(ids: int, dim: int, nbytes: int) -> list[Shape]:
-    """Return the shapes worth trying for a feature: none larger than one level with a codeword for each id."""
+    """Return the shapes worth trying for a feature: none larger than a level with a codeword for each id."""
     exact = max(1, code_bits(ids))
     shapes = [
         Shape(bits, levels) for bits in _BITS if bits < exact for levels in range(1, MAX_BITS // bits + 1)

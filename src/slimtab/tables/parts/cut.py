@@ -16,7 +16,7 @@ from slimtab.tables.parts.bitmap import bitmap_bytes, pack_bitmap, position
 from slimtab.tables.parts.narrow import NarrowRows, by_width
 from slimtab.tables.parts.starts import starts
 from slimtab.tables.parts.windows import read_windows
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 
 def cut_bytes(sizes: Sequence[int], kept: Sequence[int], widths: Sequence[int], dim: int) -> int:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
-from slimtab.tables.parts.quantised_rows import QuantisedRows, clip_
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import PlainRows, RowOptimizer, RowsFactory
+from slimtab.tables.rows.base import RowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
+from slimtab.tables.rows.quantised import QuantisedRows, clip_
 
 
 class IntegersConfig(TableConfig):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.windows import read_windows
-from slimtab.tables.rows import Rows, RowsFactory
+from slimtab.tables.rows.base import Rows, RowsFactory
 
 
 def by_width(sizes: Sequence[int], widths: Sequence[int]) -> list[int]:
@@ -48,7 +48,7 @@ def read_narrow(
 
 
 class NarrowRows(nn.Module):
-    """Rows of per-feature widths for training: one :class:`~slimtab.tables.rows.Rows` per distinct width.
+    """Rows of per-feature widths for training: :class:`~slimtab.tables.rows.base.Rows` per distinct width.
 
     Args:
         sizes: rows of each feature.

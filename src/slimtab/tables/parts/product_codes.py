@@ -25,7 +25,7 @@ from slimtab.tables.parts.packing import read_words
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.starts import starts
 from slimtab.tables.parts.usage import CodeUse
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _CHUNK = 256  # queries compared with the codebook at a time: their distances stay in the cache
 _CODED = 1 << 18  # ids whose codes are read at a time for statistics

@@ -16,7 +16,7 @@ from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.sizing import largest
 from slimtab.tables.parts.sparse import FrozenSparse, sparse_bytes
 from slimtab.tables.parts.starts import starts
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 
 _SAMPLE = 4096  # rows that say how dense the table will be while it is being pruned
 _LEFT = 1e-3  # of the way: where the exponential approach to the final rate counts as there

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimtab.tables.parts.reading import translates_to_onnx
-from slimtab.tables.rows import Rows
+from slimtab.tables.rows.base import Rows
 
 
 def read_windows(values: Tensor, starts: Tensor, width: int) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method, in_last_stage
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.contract.setting import Setting
 
 SIZES = st.lists(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from slimtab.sizes import Budget
 from slimtab.tables.base import in_last_stage
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.contract.setting import RATES, Setting
 from slimtab.testing.training import every_id, planted_batches, train_steps
 from slimtab.training.optimizers import Optimizers

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from slimtab.tables.rows import SteppedRows
+from slimtab.tables.rows.base import SteppedRows
 from slimtab.testing.contract.setting import RATES, Setting
 from slimtab.testing.training import planted_batches, train_steps, walk_stages
 from slimtab.training.metrics import predict

@@ -12,7 +12,9 @@ from slimtab.config import OptimizerSettings
 from slimtab.models.base import CTRModel, build_model
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable
-from slimtab.tables.rows import FusedRowsFactory, RowOptimizer, RowsFactory
+from slimtab.tables.rows.base import RowsFactory
+from slimtab.tables.rows.fused import FusedRowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
 from slimtab.testing.fakes import fake_schema
 from slimtab.testing.training import planted_batches, walk_stages
 from slimtab.training.optimizers import fused_rows

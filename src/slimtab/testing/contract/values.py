@@ -7,7 +7,7 @@ import torch
 
 from slimtab.batch import Batch
 from slimtab.errors import SlimtabError
-from slimtab.tables.rows import PlainRows
+from slimtab.tables.rows.plain import PlainRows
 from slimtab.testing.contract.setting import Setting
 from slimtab.testing.training import every_id, planted_batches
 

@@ -16,7 +16,7 @@ from slimtab.data.loader import WHOLE, Loader, Share
 from slimtab.errors import SlimtabError
 from slimtab.files import locked
 from slimtab.models.base import CTRModel
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
 from slimtab.training.checkpoint import (
     latest_checkpoint,
     latest_folder,

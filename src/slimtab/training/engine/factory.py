@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from slimtab.errors import SlimtabError
-from slimtab.tables.rows import RowOptimizer, Rows, RowsFactory
+from slimtab.tables.rows.base import Rows, RowsFactory
+from slimtab.tables.rows.optimizer import RowOptimizer
 from slimtab.training.engine.replicated import ReplicatedRows
 from slimtab.training.engine.sharded import ShardedRows
 

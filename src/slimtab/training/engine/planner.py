@@ -13,7 +13,7 @@ from torch import nn
 
 from slimtab.errors import SlimtabError
 from slimtab.sizes import format_bytes
-from slimtab.tables.rows import RowOptimizer
+from slimtab.tables.rows.optimizer import RowOptimizer
 from slimtab.training.engine.sharded import ShardedRows
 
 if TYPE_CHECKING:

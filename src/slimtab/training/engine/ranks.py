@@ -26,8 +26,8 @@ from slimtab.files import locked, written
 from slimtab.models.base import CTRModel
 from slimtab.sizes import parse_bytes
 from slimtab.tables.base import EmbeddingTable
-from slimtab.tables.parts.quantised_rows import QuantisedRows
-from slimtab.tables.rows import RowsFactory
+from slimtab.tables.rows.base import RowsFactory
+from slimtab.tables.rows.quantised import QuantisedRows
 from slimtab.training.checkpoint import latest_checkpoint, latest_folder
 from slimtab.training.engine.base import Engine
 from slimtab.training.engine.dcp import BLOCK, load_folder, read_state, save_folder, save_step

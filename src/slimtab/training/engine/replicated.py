@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from slimtab.tables.rows import FusedRows, Touched
+from slimtab.tables.rows.fused import FusedRows, Touched
 from slimtab.training.engine.group import gather
 
 

@@ -5,8 +5,8 @@ low row numbers, and TorchRec's planner can spread one huge store table by table
 row-wise sharding. How a store is cut does not depend on the number of ranks: a checkpoint holds blocks, and
 any number of ranks may go on from it.
 
-Decay reaches every row at every step by one scalar, as in :mod:`slimtab.tables.rows`: fbgemm's tables hold
-w / scale, gradients pass it by, and their learning rate is divided by it.
+Decay reaches every row at every step by one scalar, as in :mod:`slimtab.tables.rows.fused`: fbgemm's tables
+hold w / scale, gradients pass it by, and their learning rate is divided by it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from slimtab.errors import SlimtabError
 from slimtab.sizes import parse_bytes
 from slimtab.tables.parts.distinct import Distinct, distinct
 from slimtab.tables.parts.reading import read_rows
-from slimtab.tables.rows import SMALLEST_SCALE, RowOptimizer, Rows, SteppedRows
+from slimtab.tables.rows.base import Rows, SteppedRows
+from slimtab.tables.rows.fused import SMALLEST_SCALE
+from slimtab.tables.rows.optimizer import RowOptimizer
 from slimtab.training.engine.group import LEADER
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class ShardedRows(SteppedRows):
     """Rows over ranks. All ranks look up and step at the same time, each its own rows.
 
     Until :meth:`attach` the rows stand nowhere. ``state_dict`` holds this rank's blocks under
-    ``block.<number>``, and ``scale`` and ``steps`` as :class:`~slimtab.tables.rows.FusedRows` has them.
+    ``block.<number>``, and ``scale`` and ``steps`` as :class:`~slimtab.tables.rows.fused.FusedRows` has them.
 
     Args:
         num_rows: of all ranks.

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimtab.tables.rows import FusedRows, PlainRows, RowOptimizer
+from slimtab.tables.rows.fused import FusedRows
+from slimtab.tables.rows.optimizer import RowOptimizer
+from slimtab.tables.rows.plain import PlainRows
 
 KINDS = ["adam", "rowwise_adamax", "rowwise_adagrad"]
 
@@ -307,16 +309,6 @@ def test_train_bytes(kind, floats):
     """Two moments per weight for Adam, one number per row otherwise."""
     rows = fused(kind, num_rows=100, width=8)
     assert rows.train_bytes() == 4 * 100 * floats
-    assert PlainRows(100, 8, 0.1).train_bytes() == 4 * 100 * 8
-
-
-def test_plain_rows_are_an_ordinary_parameter():
-    """For code that brings its own optimizer."""
-    rows = PlainRows(10, 3, 0.1)
-    rows(torch.tensor([1, 1, 4])).sum().backward()
-    assert rows.weight.grad[1].tolist() == [2.0, 2.0, 2.0]
-    assert rows.weight.grad[0].tolist() == [0.0, 0.0, 0.0]
-    assert torch.equal(rows.values(), rows.weight.detach())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -377,16 +369,6 @@ def test_copied_rows_go_on_alike(kind):
     assert torch.equal(rows.values()[source], rows.values()[target])
 
 
-def test_copied_plain_rows():
-    """The same without an optimizer of its own; the parameter stays the one the optimizer knows."""
-    rows = PlainRows(10, 3, 0.1)
-    weight, before = rows.weight, rows.values()
-    rows.copy_rows(torch.tensor([1, 2]), torch.tensor([8, 9]))
-    assert rows.weight is weight
-    assert torch.equal(rows.values()[8:], before[1:3])
-    assert torch.equal(rows.values()[:8], before[:8])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_handed_over_go_on_as_they_were(kind):
     """Values, moments, decay and the count of steps: what is trained next moves as it would have."""
@@ -400,9 +382,3 @@ def test_rows_handed_over_go_on_as_they_were(kind):
     train_step(source, [(rows, grads)])
     train_step(other, [(rows - 30, grads)])
     torch.testing.assert_close(other.values(), source.values()[30:40])
-
-
-def test_plain_rows_take_values():
-    source, other = PlainRows(10, 3, 0.1), PlainRows(2, 3, 0.1)
-    other.take(source, torch.tensor([7, 2]))
-    assert torch.equal(other.values(), source.values()[[7, 2]])

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimtab.tables.parts.distinct import distinct
-from slimtab.tables.rows import RowOptimizer, SteppedRows
+from slimtab.tables.rows.base import SteppedRows
+from slimtab.tables.rows.optimizer import RowOptimizer
 
 CHUNK = 1 << 16  # rows held as floats at a time, wherever a pass over the whole table is needed
 
@@ -40,9 +41,9 @@ def clip_(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 class QuantisedRows(SteppedRows, abc.ABC):
     """Integers [num_rows, width] times a step; :meth:`step` applies what backward collected.
 
-    Decay costs nothing per row, as in :class:`~slimtab.tables.rows.FusedRows`: all values are multiplied by
-    ``scale``, which falls, until :meth:`_fold` works it into the table and sets it to 1. A subclass says what
-    the step is, and how it changes.
+    Decay costs nothing per row, as in :class:`~slimtab.tables.rows.fused.FusedRows`: all values are
+    multiplied by ``scale``, which falls, until :meth:`_fold` works it into the table and sets it to 1. A
+    subclass says what the step is, and how it changes.
 
     Attributes:
         smallest_scale: below this the scale is folded in.
