@@ -219,6 +219,36 @@ def test_column_descriptions(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_header_that_is_one_name_says_what_separates_it(tmp_path: Path, separator: str) -> None:
+    columns, raw = tmp_path / "columns.yaml", tmp_path / "rows.csv"
+    columns.write_text("label: y\nnumeric: [a, b]\n")
+    raw.write_text("y,a,b\n1,2,3\n".replace(",", separator))
+    with pytest.raises(SlimtabError, match="no column 'y': fields are separated by") as caught:
+        prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+    # What it says to add is YAML that mends it; what failed before a row was read is not in the way.
+    with columns.open("a") as file:
+        file.write(str(caught.value).rsplit(", ", 1)[1] + "\n")
+    schema = prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+    assert schema.raw.separator == separator
+
+
+@pytest.mark.parametrize(
+    "words", [("0", "1"), ("False", "True"), ("false", "true"), ("0.0", "1.0"), (" 0", "1e0")]
+)
+def test_labels_of_tables(tmp_path: Path, words: tuple[str, str]) -> None:
+    columns, raw = tmp_path / "columns.yaml", tmp_path / "rows.csv"
+    columns.write_text("label: y\nnumeric: [a]\n")
+    cells = [words[row % 3 == 0] for row in range(200)]
+    cells[7] = "maybe"
+    raw.write_text("y,a\n" + "".join(f"{cell},{row}\n" for row, cell in enumerate(cells)))
+    prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+    expected = [float(row % 3 == 0) for row in range(200) if row != 7]
+    assert read_all(tmp_path / "out")["y"].to_pylist() == expected
+    reject = json.loads((tmp_path / "out" / "rejects.jsonl").read_text())
+    assert reject == {"file": "rows.csv", "line": 9, "reason": "label 'maybe' is not 0 or 1"}
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [

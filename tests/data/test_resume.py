@@ -97,7 +97,7 @@ def test_killed_from_outside_while_reading_gzip(tmp_path: Path) -> None:
 
 def test_what_may_not_change_between_kill_and_resume(tmp_path: Path) -> None:
     raw, out = criteo_file(tmp_path), tmp_path / "out"
-    assert run(raw, out, {"kind": "criteo"}, 3) == -signal.SIGKILL
+    assert run(raw, out, {"kind": "criteo"}, 8) == -signal.SIGKILL
     with pytest.raises(
         SlimtabError, match=r"unfinished prep with numeric log1p instead of bucket; .*out.partial"
     ):
@@ -109,6 +109,19 @@ def test_what_may_not_change_between_kill_and_resume(tmp_path: Path) -> None:
     raw.write_text(raw.read_text() + criteo_lines(1)[0] + "\n")
     with pytest.raises(SlimtabError, match="other raw files, or they changed"):
         prepare(raw, out, PrepOptions("criteo"), progress=False)
+
+
+def test_after_a_first_error_one_mends_and_goes_on(tmp_path: Path) -> None:
+    """As long as no row was read there is nothing to lose: neither settings nor the file must stay."""
+    lines = criteo_lines(500)
+    raw, out = criteo_file(tmp_path, [line.replace("\t", ",") for line in lines]), tmp_path / "out"
+    with pytest.raises(SlimtabError, match="500 of 500 rows are malformed"):
+        prepare(raw, out, PrepOptions("criteo"), progress=False)
+    assert out.with_name("out.partial").exists()
+    criteo_file(tmp_path, lines)
+    prepare(raw, out, PrepOptions("criteo", numeric="bucket"), progress=False)
+    prepare(raw, tmp_path / "fresh", PrepOptions("criteo", numeric="bucket"), progress=False)
+    assert digest(out) == digest(tmp_path / "fresh")
 
 
 def test_two_preps_never_write_one_dataset(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class TableColumns:
     """A column description: the role of each column of a CSV, TSV or Parquet file.
 
     Attributes:
-        label: column with 0 or 1.
+        label: column with 0 or 1, or false or true.
         numeric: columns of numbers.
         categorical: columns with one token per row.
         multi_hot: columns with any number of tokens per row.

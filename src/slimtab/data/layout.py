@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimtab.schema import Schema
 
 _LOOK_AT = 20
 _SHOWN = 40
+_SEPARATORS = ",;\t|"  # that a table's header may turn out to have
 _PLAIN_INTEGER = re.compile(r"-?\d{1,18}")
 _LARGEST = float(np.finfo(np.float32).max)
 _STAMP = re.compile(r"\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])")
@@ -106,7 +108,22 @@ class Layout:
                 raise SlimtabError(f"{path} has two columns named '{name}'; rename or drop one")
         for name in self.types:
             if name not in found and (name != self.label or labelled is True):
-                raise SlimtabError(f"{path} has no column '{name}'{nearest(name, found)}")
+                hint = self._other_separator(name, found) or nearest(name, found)
+                raise SlimtabError(f"{path} has no column '{name}'{hint}")
+
+    def _other_separator(self, name: str, found: list[str]) -> str:
+        """Say what separates fields where a header read as a single name holds ``name`` among others."""
+        if self.kind != "table" or len(found) != 1:
+            return ""
+        fitting = (other for other in _SEPARATORS if name in split_line(found[0], other))
+        return next(
+            (
+                f": fields are separated by {other!r} there; say so in the column description, "
+                f"separator: {json.dumps(other)}"
+                for other in fitting
+            ),
+            "",
+        )
 
     def suspicious(self, table: pa.Table) -> np.ndarray:
         """Return a mask [rows] bool of parsed rows whose values are not allowed."""
@@ -139,8 +156,9 @@ class Layout:
             kind = self.types.get(name)
             if kind is None or kind == pa.string():
                 continue
-            value = self._number(cell, kind)
-            if name == self.label:
+            is_label = name == self.label
+            value = _label(cell) if is_label and self.kind == "table" else self._number(cell, kind)
+            if is_label:
                 if value not in (0, 1):
                     return f"label {_shown(cell)} is not 0 or 1"
             elif self.kind == "avazu":
@@ -158,19 +176,26 @@ class Layout:
         Raises:
             pa.ArrowInvalid: when any line does not fit.
         """
-        return pc_csv.read_csv(
+        words = self.kind == "table" and self.label in fields
+        table = pc_csv.read_csv(
             io.BytesIO(data),
             read_options=pc_csv.ReadOptions(column_names=fields, use_threads=False, block_size=len(data) + 1),
             parse_options=pc_csv.ParseOptions(
                 delimiter=separator, quote_char=_quote(separator), escape_char=False
             ),
             convert_options=pc_csv.ConvertOptions(
-                column_types=self.types,
+                column_types=self.types | ({self.label: pa.string()} if words else {}),
                 include_columns=[name for name in self.types if name in fields],
                 null_values=list(self.nulls),
                 strings_can_be_null=False,
             ),
         )
+        if not words:
+            return table
+        place, cells = table.column_names.index(self.label), table[self.label].combine_chunks()
+        cells = cells.dictionary_encode()
+        labels = pa.array([_label(cell) for cell in cells.dictionary.to_pylist()], self.types[self.label])
+        return table.set_column(place, self.label, labels.take(cells.indices))
 
     def _number(self, cell: str, kind: pa.DataType) -> float | None:
         """Read a cell exactly as :meth:`parse` does."""
@@ -193,6 +218,16 @@ def split_line(text: str, separator: str) -> list[str]:
     if not _quote(separator):
         return text.split(separator)
     return next(csv.reader([text], delimiter=separator, strict=True), [])
+
+
+def _label(cell: str) -> float | None:
+    """Read a label of a table: a number that is 0 or 1, or true or false; None for anything else."""
+    text = cell.strip().lower()
+    try:
+        value = float({"true": "1", "false": "0"}.get(text, text))
+    except ValueError:
+        return None
+    return value if value in (0, 1) else None
 
 
 def is_derived(kind: str, name: str) -> bool:

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from slimtab.data.chunks import Chunk
 from slimtab.data.options import PrepOptions
 from slimtab.data.sources import fingerprint
 from slimtab.errors import SlimtabError
@@ -96,7 +97,12 @@ class Workspace:
         if not state.exists():
             if (self.folder / MANIFEST).exists():
                 return sizes
-            write_json(state, {**self.identity, "times": self._times, "sizes": sizes})
+            self._begin(state, sizes)
+        elif not self._is_same(_read(state)) and not self._holds_rows():
+            # Nothing to lose: who mends a description or a file after a first error just goes on.
+            shutil.rmtree(self.work)
+            self.work.mkdir()
+            self._begin(state, sizes)
         found = _read(state)
         advice = f"go back to them, or remove {self.folder} to start again"
         self._compare(found, f"{self.folder} holds an unfinished prep", advice)
@@ -106,6 +112,17 @@ class Workspace:
             )
         earlier: dict[str, int] = found["sizes"]
         return earlier
+
+    def _begin(self, state: Path, sizes: dict[str, int]) -> None:
+        write_json(state, {**self.identity, "times": self._times, "sizes": sizes})
+
+    def _is_same(self, found: dict[str, Any]) -> bool:
+        return {**found, **self.identity, "times": self._times} == found
+
+    def _holds_rows(self) -> bool:
+        """Whether a run before got as far as a row, or further."""
+        whole = (self.folder / MANIFEST).exists()
+        return whole or any(Chunk.load(path).rows for path in sorted(self.work.glob("chunk-*.arrow")))
 
     def publish(self) -> None:
         """Remove the intermediate files and rename the finished folder to OUT."""
@@ -122,6 +139,8 @@ class Workspace:
     def _compare(self, found: dict[str, Any], what: str, advice: str) -> None:
         for key, value in self.identity["settings"].items():
             other = found.get("settings", {}).get(key)
+            if other != value and key == "columns":
+                raise SlimtabError(f"{what} with another column description; {advice}")
             if other != value:
                 raise SlimtabError(f"{what} with {key} {other} instead of {value}; {advice}")
         if found.get("sources") != self.identity["sources"]:
