@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slimtab.schema import Feature
 from slimtab.tables.base import get_method
-from slimtab.tables.parts.product_codes import ProductConfig
+from slimtab.tables.parts.product_config import ProductConfig
 from slimtab.testing.contract import TableContract
 
 

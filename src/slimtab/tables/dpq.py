@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimtab.tables.parts.product_codes import ProductCodes, ProductConfig
+from slimtab.tables.parts.product_config import ProductConfig
+from slimtab.tables.parts.product_training import ProductCodes
 
 
 @dataclass(frozen=True)

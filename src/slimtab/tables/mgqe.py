@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 from slimtab.errors import SlimtabError
-from slimtab.tables.parts.product_codes import ProductCodes, ProductConfig
+from slimtab.tables.parts.product_config import ProductConfig
+from slimtab.tables.parts.product_training import ProductCodes
 
 
 @dataclass(frozen=True)
