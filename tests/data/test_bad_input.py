@@ -233,6 +233,15 @@ def test_a_header_that_is_one_name_says_what_separates_it(tmp_path: Path, separa
     assert schema.raw.separator == separator
 
 
+def test_quotes_in_a_header_that_is_one_name(tmp_path: Path) -> None:
+    """Inside the name they need not match, and the error is one line still."""
+    columns, raw = tmp_path / "columns.yaml", tmp_path / "rows.csv"
+    columns.write_text("label: y\nnumeric: [a]\n")
+    raw.write_text('"a"";""y"\n1\n')
+    with pytest.raises(SlimtabError, match="no column 'y': fields are separated by ';'"):
+        prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+
+
 @pytest.mark.parametrize(
     "words", [("0", "1"), ("False", "True"), ("false", "true"), ("0.0", "1.0"), (" 0", "1e0")]
 )

@@ -115,15 +115,13 @@ class Layout:
         """Say what separates fields where a header read as a single name holds ``name`` among others."""
         if self.kind != "table" or len(found) != 1:
             return ""
-        fitting = (other for other in _SEPARATORS if name in split_line(found[0], other))
-        return next(
-            (
-                f": fields are separated by {other!r} there; say so in the column description, "
-                f"separator: {json.dumps(other)}"
-                for other in fitting
-            ),
-            "",
-        )
+        for other in _SEPARATORS:
+            if name in [cell.strip('"') for cell in found[0].split(other)]:
+                return (
+                    f": fields are separated by {other!r} there; say so in the column description, "
+                    f"separator: {json.dumps(other)}"
+                )
+        return ""
 
     def suspicious(self, table: pa.Table) -> np.ndarray:
         """Return a mask [rows] bool of parsed rows whose values are not allowed."""

@@ -98,26 +98,30 @@ class Workspace:
             if (self.folder / MANIFEST).exists():
                 return sizes
             self._begin(state, sizes)
-        elif not self._is_same(_read(state)) and not self._holds_rows():
+        found = _read(state)
+        try:
+            self._check_same(found)
+        except SlimtabError:
+            if self._holds_rows():
+                raise
             # Nothing to lose: who mends a description or a file after a first error just goes on.
             shutil.rmtree(self.work)
             self.work.mkdir()
             self._begin(state, sizes)
-        found = _read(state)
-        advice = f"go back to them, or remove {self.folder} to start again"
-        self._compare(found, f"{self.folder} holds an unfinished prep", advice)
-        if found["times"] != self._times:
-            raise SlimtabError(
-                f"a raw file changed after {self.folder} was begun; remove that folder to start again"
-            )
+            return sizes
         earlier: dict[str, int] = found["sizes"]
         return earlier
 
     def _begin(self, state: Path, sizes: dict[str, int]) -> None:
         write_json(state, {**self.identity, "times": self._times, "sizes": sizes})
 
-    def _is_same(self, found: dict[str, Any]) -> bool:
-        return {**found, **self.identity, "times": self._times} == found
+    def _check_same(self, found: dict[str, Any]) -> None:
+        advice = f"go back to them, or remove {self.folder} to start again"
+        self._compare(found, f"{self.folder} holds an unfinished prep", advice)
+        if found["times"] != self._times:
+            raise SlimtabError(
+                f"a raw file changed after {self.folder} was begun; remove that folder to start again"
+            )
 
     def _holds_rows(self) -> bool:
         """Whether a run before got as far as a row, or further."""
@@ -139,10 +143,10 @@ class Workspace:
     def _compare(self, found: dict[str, Any], what: str, advice: str) -> None:
         for key, value in self.identity["settings"].items():
             other = found.get("settings", {}).get(key)
-            if other != value and key == "columns":
-                raise SlimtabError(f"{what} with another column description; {advice}")
-            if other != value:
-                raise SlimtabError(f"{what} with {key} {other} instead of {value}; {advice}")
+            if other != value:  # a description of columns is known by its hash, which says nothing to people
+                named = key == "columns"
+                other_one = "another column description" if named else f"{key} {other} instead of {value}"
+                raise SlimtabError(f"{what} with {other_one}; {advice}")
         if found.get("sources") != self.identity["sources"]:
             raise SlimtabError(f"{what} of other raw files, or they changed since; {advice}")
 
