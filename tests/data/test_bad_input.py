@@ -240,6 +240,10 @@ def test_quotes_in_a_header_that_is_one_name(tmp_path: Path) -> None:
     raw.write_text('"a"";""y"\n1\n')
     with pytest.raises(SlimtabError, match="no column 'y': fields are separated by ';'"):
         prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+    raw.write_text('"y,a\n1,2\n')
+    with pytest.raises(SlimtabError, match="quotes that do not match") as caught:
+        prepare(raw, tmp_path / "out", PrepOptions("table", columns=columns), progress=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

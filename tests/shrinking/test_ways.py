@@ -34,11 +34,12 @@ def worth(way):
 def test_what_was_measured_is_what_is_served(way, fits):
     """Common codewords are fitted to those that share them: here to all, as when they are measured."""
     slots = [0, 1, 2] if isinstance(way, Common) else [0]
-    method, config, table = way.served(fits, slots, [way] * len(slots))
+    method, config, table, shares = way.served(fits, slots, [way] * len(slots))
     for vectors, slot in zip(read(table, slots), slots, strict=True):
         torch.testing.assert_close(vectors, way.vectors(fits, slot), rtol=0, atol=0.02)
     taken = sum(way.nbytes(SIZES[slot], DIM) for slot in slots) + way.shared
     assert 0 <= table.serve_bytes() - taken <= 8
+    assert sum(shares) == pytest.approx(taken)
     again = empty_table(method, config, [fits.vectors.features[slot] for slot in slots], DIM)
     again.load_state_dict(table.state_dict())
     ids, slot = torch.tensor([0, 30]), torch.zeros(2, dtype=torch.int64)

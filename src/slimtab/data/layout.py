@@ -74,10 +74,15 @@ class Layout:
             labelled: whether rows must have a label; None takes either.
 
         Raises:
-            SlimtabError: when a column is missing, or a header stands where none belongs.
+            SlimtabError: when quotes do not match, a column is missing, or a header has no place there.
         """
         lines = [line.decode("utf-8", errors="replace") for line in first_lines(path, _LOOK_AT)]
-        cells = split_line(lines[0], self.separator_of(path)) if lines else []
+        try:
+            cells = split_line(lines[0], self.separator_of(path)) if lines else []
+        except csv.Error as error:
+            raise SlimtabError(
+                f"{path}: the header {_shown(lines[0])} has quotes that do not match ({error}); mend them"
+            ) from None
         if self.kind != "criteo":
             self.check_names(path, cells, labelled)
             return tuple(cells)

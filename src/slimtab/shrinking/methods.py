@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from slimtab.errors import SlimtabError, nearest
 from slimtab.shrinking.binary import fit_binary, largest_binary, smallest_binary
+from slimtab.shrinking.made import Made
 from slimtab.shrinking.product import fit_product
 from slimtab.shrinking.residual import fit_residual
 from slimtab.shrinking.row_steps import fit_row_steps
@@ -25,22 +26,6 @@ from slimtab.tables.rq import RQ
 from slimtab.tables.tt import TT
 
 Told = Callable[[int], object]
-
-
-class Made(NamedTuple):
-    """A group of tables, coded.
-
-    Attributes:
-        method: what the frozen table is rebuilt as; see :func:`slimtab.tables.fitted.empty_table`.
-        config: its settings, as plain values.
-        table: the frozen table.
-        shares: of its bytes that each feature takes, up to one factor.
-    """
-
-    method: str
-    config: dict[str, Any]
-    table: FrozenTable
-    shares: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from slimtab.errors import SlimtabError
 from slimtab.planning.allocate import allocate
 from slimtab.planning.noise import paired_gain, surely_less
 from slimtab.shrinking.answers import Answers
-from slimtab.shrinking.methods import METHODS, Made
+from slimtab.shrinking.made import Made
+from slimtab.shrinking.methods import METHODS
 from slimtab.shrinking.vectors import Vectors
 from slimtab.shrinking.ways import Fits, Way, all_ways
 from slimtab.sizes import format_bytes
@@ -121,17 +122,14 @@ def _join(fits: Fits, ways: Sequence[Way]) -> Made:
     for slot, way in enumerate(ways):
         families.setdefault(way.family, []).append(slot)
     groups: list[dict[str, Any]] = []
-    tables, vectors = [], fits.vectors
-    shares = [0.0] * len(ways)
+    tables, shares = [], [0.0] * len(ways)
     for slots in families.values():
-        some = [ways[slot] for slot in slots]
-        served = some[0].served(fits, slots, some)
-        rows = [len(vectors.tables[slot]) for slot in slots]
-        for slot, way, ids in zip(slots, some, rows, strict=True):
-            shares[slot] = way.nbytes(ids, vectors.dim) + way.shared * ids / sum(rows)
-        groups.append({"slots": tuple(slots), "method": served.method, "config": served.config})
-        tables.append(served.table)
-    whole = group_tables([group["slots"] for group in groups], tables, vectors.dim)
+        made = ways[slots[0]].served(fits, slots, [ways[slot] for slot in slots])
+        for slot, share in zip(slots, made.shares, strict=True):
+            shares[slot] = share
+        groups.append({"slots": tuple(slots), "method": made.method, "config": made.config})
+        tables.append(made.table)
+    whole = group_tables([group["slots"] for group in groups], tables, fits.vectors.dim)
     return Made("grouped", {"groups": groups}, whole, shares)
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from slimtab.errors import SlimtabError, nearest
 from slimtab.schema import Feature
-from slimtab.shrinking.methods import Made, get_method
+from slimtab.shrinking.made import Made
+from slimtab.shrinking.methods import get_method
 from slimtab.shrinking.modules import embeddings_of, replace
 from slimtab.shrinking.report import figures_of
 from slimtab.shrinking.shrunk import Group, Shrunk

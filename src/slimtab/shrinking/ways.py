@@ -9,16 +9,15 @@ import abc
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab.shrinking.made import Made
 from slimtab.shrinking.residual import fit_codes, fit_residual
 from slimtab.shrinking.row_steps import fit_row_steps
 from slimtab.shrinking.vectors import Vectors
-from slimtab.tables.base import FrozenTable
 from slimtab.tables.fitted.base import empty_table
 from slimtab.tables.fitted.own_codes import OwnCodes
 from slimtab.tables.fitted.row_steps import RowSteps
@@ -61,14 +60,6 @@ class Fits:
         return codes[:, : shape.levels], codewords[: shape.codewords]
 
 
-class Served(NamedTuple):
-    """Some features as they are served: a method, its settings as plain values, and the frozen table."""
-
-    method: str
-    config: dict[str, Any]
-    table: FrozenTable
-
-
 class Way(abc.ABC):
     """A way to code a feature.
 
@@ -91,7 +82,7 @@ class Way(abc.ABC):
         """Return what becomes of a feature's vectors [ids, dim]."""
 
     @abc.abstractmethod
-    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Served:
+    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
         """Return what serves ``slots``, whose ``ways`` are of this family."""
 
 
@@ -114,10 +105,10 @@ class Common(Way):
         mine = codes[start : start + len(fits.vectors.tables[slot]), : len(self.config.levels)]
         return _sums(mine, codewords[: self.config.starts[-1]], self.config.levels[0])
 
-    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Served:
+    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
         """See :class:`Way`."""
         table = fit_residual(fits.vectors.select(slots), self.config, fits.seed, lambda rows: None)
-        return Served("rq", asdict(self.config), table)
+        return Made("rq", asdict(self.config), table, _shares(fits, slots, ways))
 
 
 class Own(Way):
@@ -136,12 +127,13 @@ class Own(Way):
         """See :class:`Way`."""
         return _sums(*fits.own(slot, self.shape), self.shape.bits)
 
-    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Served:
+    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
         """See :class:`Way`."""
         shapes = [way.shape for way in ways if isinstance(way, Own)]
         codes, codewords = zip(*map(fits.own, slots, shapes), strict=True)
         config = OwnCodes([shape.bits for shape in shapes], [shape.levels for shape in shapes])
-        return Served(config.method, asdict(config), pack_own_codes(shapes, codes, torch.cat(codewords)))
+        table = pack_own_codes(shapes, codes, torch.cat(codewords))
+        return Made(config.method, asdict(config), table, _shares(fits, slots, ways))
 
 
 class Steps(Way):
@@ -162,10 +154,10 @@ class Steps(Way):
         rows: Tensor = table(ids, torch.zeros_like(ids))
         return rows
 
-    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Served:
+    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
         """See :class:`Way`."""
         table = fit_row_steps(fits.vectors.select(slots), self.config, lambda rows: None)
-        return Served(self.config.method, asdict(self.config), table)
+        return Made(self.config.method, asdict(self.config), table, _shares(fits, slots, ways))
 
 
 class Full(Way):
@@ -181,18 +173,25 @@ class Full(Way):
         """See :class:`Way`."""
         return fits.vectors.select([slot]).all()
 
-    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Served:
+    def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
         """See :class:`Way`."""
         some = fits.vectors.select(slots)
         table = empty_table("full", {}, some.features, some.dim)
         table.load_state_dict({"weight": some.all()})
-        return Served("full", {}, table)
+        return Made("full", {}, table, _shares(fits, slots, ways))
 
 
 def all_ways(dim: int) -> list[Way]:
     """Return the ladder for vectors of width ``dim``."""
     own = [Shape(bits, levels) for bits in _OWN_BITS for levels in range(1, _MOST_OWN // bits + 1)]
     return [*(Common(c, dim) for c in _COMMON), *map(Own, own), *map(Steps, _STEP_BITS), Full()]
+
+
+def _shares(fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> list[float]:
+    """Return each feature's bytes: its own, and of what its family shares a part by its ids."""
+    rows = [len(fits.vectors.tables[slot]) for slot in slots]
+    dim, total = fits.vectors.dim, sum(rows)
+    return [way.nbytes(ids, dim) + way.shared * ids / total for way, ids in zip(ways, rows, strict=True)]
 
 
 def _sums(codes: Tensor, codewords: Tensor, bits: int) -> Tensor:
