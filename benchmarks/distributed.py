@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -40,7 +41,8 @@ class Slimtab:
         make_rows = self.engine.make_rows(config.optimizer, steps)
         tables = TableCollection.build(schema.features, DIM, method, budget, make_rows=make_rows)
         self.model = build_model("deepfm", tables, len(schema.numerics), {}).train()
-        self.engine.begin(self.model, Path("."))
+        with TemporaryDirectory() as folder:  # the plan that is written there is printed, too
+            self.engine.begin(self.model, Path(folder))
         self.optimizers = Optimizers(self.model, config.optimizer, steps)
 
     def step(self, batch):

@@ -83,7 +83,7 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def served(self, fits: Fits, slots: Sequence[int], ways: Sequence[Way]) -> Made:
-        """Return what serves ``slots``, whose ``ways`` are of this family."""
+        """Return what serves ``slots``, whose ``ways`` are of this family, with shares in bytes."""
 
 
 class Common(Way):
