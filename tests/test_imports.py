@@ -21,6 +21,7 @@ ORDER = [
     {"batch"},
     {"config"},
     {"data"},
+    {"kernels"},
     {"tables"},
     {"collection"},
     {"models"},
@@ -91,6 +92,14 @@ def test_nothing_imports_torchrec_on_loading():
         assert not early & {"torchrec", "fbgemm_gpu"}, path
 
 
+def test_nothing_imports_numba_on_loading():
+    """It is not always there, and not always needed: who reads a table by kernels imports them then."""
+    for path in FILES:
+        if path.parent.name != "kernels":
+            early = {module for module, at_once in imports(path) if at_once}
+            assert not any(name.startswith(("numba", "llvmlite", "slimtab.kernels.")) for name in early), path
+
+
 def test_the_package_never_imports_its_fakes():
     """testing.py is for tests, of slimtab and of what builds on it."""
     for path in FILES:
@@ -118,6 +127,7 @@ HEAVY = {
     "optuna",
     "pandas",
     "polars",
+    "numba",
 }
 
 

@@ -31,6 +31,7 @@ NEEDED = {
     "tqdm": "tqdm",
     "safetensors": "safetensors",
     "pyyaml": "yaml",
+    "numba": "numba",
 }
 _TIMEOUT = 300
 

@@ -11,10 +11,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts, mix64, salted_words, spread
 from slimtab.tables.rows.plain import PlainRows
 from slimtab.tables.unified import Unified, UnifiedConfig
+
+
+@pytest.fixture(scope="module", params=["compiled", "torch"], autouse=True)
+def way(request):
+    """Every test twice: as it is compiled, and as torch's own operations say it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(kernels, "installed", lambda: False)
+        hash_rows(mix64(torch.zeros(1, dtype=torch.int64)), torch.tensor(0), 1)  # to compile takes a while
+        hash_rows(torch.tensor([0]), torch.tensor(0), torch.tensor([1]))
+        yield
+
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 WORD = 2**64 - 1

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import TableConfig
@@ -113,6 +114,10 @@ class _AdaptAddressing(Addressing):
         self.register_buffer("offset", starts(sizes), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        if kernels.ready(self.hot, ids, slot):
+            from slimtab.kernels.adapt import adapt_rows
+
+            return adapt_rows(self.hot, self.offset, self.rows, self.rare, ids, slot)[:, None]
         start = torch.cumsum(self.hot, 0) - self.hot  # of each feature's own rows
         own = ids + start[slot]
         # As many rare ids stand before a feature's as it has ids before it that own no row.

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
@@ -104,7 +105,7 @@ class _CafeAddressing(_HashAddressing):
     def keys(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return a number [N] int64, not negative, for each (feature, id)."""
         if self.numbered:
-            return ids + self.start[slot]
+            return ids + self.start.index_select(0, slot)
         return mix64(ids ^ self.salt[slot, 0]) & (2**63 - 1)
 
 
@@ -127,6 +128,14 @@ class FrozenCafe(FrozenTable):
         """Return vectors [N, dim]."""
         address = self.addressing(ids, slot).squeeze(1)
         if self.has_hot:
+            if kernels.ready(self.weight, address, ids, slot):
+                from slimtab.kernels.cafe import read_cafe
+
+                numbered, start = self.addressing.numbered, self.addressing.start
+                if not numbered:
+                    ids, start = self.addressing.keys(ids, slot), torch.zeros_like(start)
+                index = self.index, self.starts, self.salt
+                return read_cafe(self.weight, address, ids, slot, start, *index, CELLS)
             keys = self.addressing.keys(ids, slot)
             place = find_in_index(keys, self.index, self.starts, self.salt)
             first = self.weight.shape[0] - self.starts.shape[0]

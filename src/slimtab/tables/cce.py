@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
@@ -100,6 +101,10 @@ class FrozenCCE(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.weight, self.salt, ids, slot):
+            from slimtab.kernels.cce import read_cce
+
+            return read_cce(self.weight, self.packed, self.salt, self.offset, self.bits, ids, slot)
         first = self.offset.index_select(0, slot).add_(ids).mul_(self.columns * self.bits)
         pointers = read_codes(self.packed, first, self.bits, self.columns)
         found = []

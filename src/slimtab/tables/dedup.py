@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import Clock, EmbeddingTable, FrozenTable, TableConfig
@@ -91,6 +92,10 @@ class FrozenDedup(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.weight, ids, slot):
+            from slimtab.kernels.dedup import read_dedup
+
+            return read_dedup(self.index, self.weight, self.start, self.block, self.bits, ids, slot)
         number = ids // self.block
         stored = unpack(self.index, number + self.start.index_select(0, slot), 1, self.bits).squeeze(1)
         return read_rows(self.weight, (stored - number) * self.block + ids)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import TableConfig
@@ -101,6 +102,10 @@ class _HashAddressing(Addressing):
         self.register_buffer("exact", torch.tensor(exact), persistent=False)
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
+        if kernels.ready(ids, slot, self.salt):
+            from slimtab.kernels import hashing as compiled
+
+            return compiled.hash_own_rows(ids, slot, self.salt, self.size, self.offset, self.exact)
         size = self.size.index_select(0, slot)[:, None]
         hashed = hash_rows(ids[:, None], F.embedding(slot, self.salt), size)
         inside = torch.where(self.exact.index_select(0, slot)[:, None], ids[:, None], hashed)

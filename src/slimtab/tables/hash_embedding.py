@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
@@ -112,6 +113,10 @@ class _FrozenHashEmbedding(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.components, self.importances, ids, slot):
+            from slimtab.kernels.hash_embedding import read_hash_embedding
+
+            return read_hash_embedding(self.components, self.importances, self.hashes.salt, ids, slot)
         component, importance = self.hashes(ids, slot)
         weights = read_rows(self.importances, importance)
         return sum_rows(self.components, component, weights)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from slimtab import kernels
+
 _MULTIPLY_1 = 0xBF58476D1CE4E5B9 - 2**64  # torch has no uint64 arithmetic: two's complement wraps the same
 _MULTIPLY_2 = 0x94D049BB133111EB - 2**64
 _BITS = 31  # of the mixed word that choose the row; rows · 2**31 stays inside int64
@@ -29,6 +31,10 @@ def _fold(x: Tensor, bits: int) -> Tensor:
 
 def mix64(x: Tensor) -> Tensor:
     """Scramble int64 of any shape; a bijection, so distinct inputs never meet."""
+    if kernels.ready(x):
+        from slimtab.kernels import hashing as compiled  # takes half a second, and not everyone hashes
+
+        return compiled.mix64(x)
     x = _fold(x, 30).mul_(_MULTIPLY_1)
     x = _fold(x, 27).mul_(_MULTIPLY_2)
     return _fold(x, 31)
@@ -63,7 +69,12 @@ def hash_rows(ids: Tensor, salt: Tensor, rows: Tensor | int) -> Tensor:
         salt: int64, broadcast against ``ids``.
         rows: table rows, at most 2³¹, broadcast against ``ids``.
     """
-    top = mix64(ids ^ salt).bitwise_right_shift_(64 - _BITS).bitwise_and_(2**_BITS - 1)
+    words = ids ^ salt
+    if kernels.ready(words):
+        from slimtab.kernels import hashing as compiled
+
+        return compiled.hash_rows(words, rows)
+    top = mix64(words).bitwise_right_shift_(64 - _BITS).bitwise_and_(2**_BITS - 1)
     return (top * rows).bitwise_right_shift_(_BITS)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.addressed import project_features
@@ -137,6 +138,8 @@ def _widened(sizes: Ints, widths: Ints, ideal: Floats, dim: int, nbytes: int, po
 class _Projections(nn.Module):
     """Finds each narrow feature's projection among rows that hold only those there are."""
 
+    first: Tensor
+    widths: Tensor
     index: Tensor
     narrow: Tensor
 
@@ -146,14 +149,22 @@ class _Projections(nn.Module):
         self.rows, self.all_narrow = sum(widths[slot] for slot in narrow), len(narrow) == len(widths)
         # Behind the rows stands a row of zeros, for what pads narrow features.
         index, position = torch.full((len(narrow), max(widths)), self.rows), 0
+        first = [-1] * len(widths)
         for place, slot in enumerate(narrow):
             index[place, : widths[slot]] = torch.arange(position, position + widths[slot])
+            first[slot] = position
             position += widths[slot]
+        self.register_buffer("first", torch.tensor(first), persistent=False)
+        self.register_buffer("widths", torch.tensor(widths), persistent=False)
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("narrow", torch.tensor(narrow, dtype=torch.int64), persistent=False)
 
     def forward(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """Map ``pooled`` [B, F, W] to [B, F, dim] by ``rows`` [Σ width of projected features, dim]."""
+        if kernels.ready(pooled, rows):
+            from slimtab.kernels.projecting import project
+
+            return project(pooled, self.first, self.widths, rows)
         padded = F.embedding(self.index, torch.cat([rows, torch.zeros_like(rows[:1])]))
         if self.all_narrow:
             return project_features(pooled, padded)

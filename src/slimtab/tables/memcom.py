@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.hashing import MAX_ROWS, hash_rows, make_salts
@@ -94,6 +95,11 @@ class _FrozenMemcom(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.shared, self.own, ids, slot):
+            from slimtab.kernels.memcom import read_memcom
+
+            hashes = self.addresses.salt[:, None], self.addresses.offset
+            return read_memcom(self.shared, self.own, *hashes, ids, slot)
         row, place = self.addresses(ids, slot)
         own = read_rows(self.own, place)
         # In place, in two steps: a fresh result, or columns spread over rows by addcmul, cost another read.

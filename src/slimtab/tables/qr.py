@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
@@ -211,6 +212,12 @@ class _FrozenQR(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.weight, ids, slot):
+            from slimtab.kernels.qr import read_qr
+
+            own = self.digits
+            tables = own.turn, own.stride, own.radix, own.offset
+            return read_qr(self.weight, *tables, self.mode, own.partitions, ids, slot)
         parts = [read_rows(self.weight, address) for address in self.digits(ids, slot)]
         if self.mode == "concat":
             return torch.cat(parts, dim=1)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
@@ -110,6 +111,11 @@ class _FrozenRobe(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.values, ids, slot):
+            from slimtab.kernels.chunks import read_chunks
+
+            hashes = self.hashes
+            return read_chunks(self.values, hashes.salt, ids, slot, self.block, hashes.chunks, 1)
         starts, signs = self.hashes(ids, slot)
         return read_windows(self.values, starts, self.block).view(signs.shape).mul_(signs)
 

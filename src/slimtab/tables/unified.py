@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimtab import kernels
 from slimtab.errors import SlimtabError
 from slimtab.schema import Feature
 from slimtab.tables.base import TableConfig
@@ -83,6 +84,14 @@ class _SharedAddressing(Addressing):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         return spread(salted_words(ids, slot, self.salt), self.rows)[:, : self.probes]
+
+    def read(self, weight: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
+        if not kernels.ready(weight, ids, slot):
+            return super().read(weight, ids, slot)
+        from slimtab.kernels.chunks import read_chunks
+
+        width = weight.shape[1]
+        return read_chunks(weight.view(-1), self.salt, ids, slot, width, self.probes, width).view(-1, width)
 
 
 class Unified(AddressedTable, method="unified"):

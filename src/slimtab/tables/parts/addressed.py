@@ -24,6 +24,10 @@ class Addressing(nn.Module, abc.ABC):
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return row numbers [N, probes] int64 for ``ids`` [N] and ``slot`` [N], both int64."""
 
+    def read(self, weight: Tensor, ids: Tensor, slot: Tensor) -> Tensor:
+        """Return the rows [N · probes, w] of ``weight`` [R, w] that ids have, to be served."""
+        return read_rows(weight, self(ids, slot).flatten())
+
 
 def combine_rows(rows: Tensor, probes: int, combine: Combine) -> Tensor:
     """Combine ``rows`` [N · probes, w] to [N, probes · w] (concat) or [N, w] (mean)."""
@@ -49,8 +53,7 @@ class FrozenRows(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, width]."""
-        rows = read_rows(self.weight, self.addressing(ids, slot).flatten())
-        return combine_rows(rows, self.probes, self.combine)
+        return combine_rows(self.addressing.read(self.weight, ids, slot), self.probes, self.combine)
 
     def project(self, pooled: Tensor) -> Tensor:
         """Apply the projection of each feature, where there is one."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.parts.bitmap import bitmap_bytes, pack_bitmap, position
 from slimtab.tables.parts.narrow import NarrowRows, by_width
@@ -67,6 +68,11 @@ class FrozenCut(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]; zeros for rows that were not kept."""
+        if kernels.ready(ids, slot, self.values):
+            from slimtab.kernels import windows as compiled
+
+            features = self.offset, self.base, self.widths
+            return compiled.read_kept(self.values, (self.words, self.ranks), *features, ids, slot, self.dim)
         rank, kept = position(self.words, self.ranks, ids + self.offset.index_select(0, slot))
         places = torch.addcmul(self.base.index_select(0, slot), rank, self.widths.index_select(0, slot))
         # Coordinates beyond a feature's width are zero, and behind the features' masks stands one of zeros.

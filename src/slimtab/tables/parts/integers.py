@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import EmbeddingTable, FrozenTable, TableConfig
 from slimtab.tables.parts.reading import read_rows
@@ -69,6 +70,13 @@ class FrozenIntegers(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        served = (
+            torch.float16 if self.step.dim() else torch.float32
+        )  # and no other type that a model is cast to
+        if self.step.dtype == served and kernels.ready(self.numbers, ids, slot):
+            from slimtab.kernels.integers import read_integers
+
+            return read_integers(self.numbers, self.step, self.offset, ids, slot)
         rows, step = ids + self.offset[slot], self.step
         if step.dim():
             step = step.index_select(0, rows).float()[:, None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.tables.parts.reading import read_rows
 from slimtab.tables.parts.windows import read_windows
 from slimtab.tables.rows.base import Rows, RowsFactory
@@ -41,6 +42,10 @@ def read_narrow(
     Returns:
         [N, width].
     """
+    if kernels.ready(values, starts, widths, ids, slot):
+        from slimtab.kernels import windows as compiled
+
+        return compiled.read_narrow(values, starts, widths, ids, slot, width)
     places = (ids * widths.index_select(0, slot)).add_(starts.index_select(0, slot))
     # Bytes, for a factor of floats would take as long to fetch as the rows.
     kept = (torch.arange(width, device=values.device) < widths[:, None]).to(torch.int8)

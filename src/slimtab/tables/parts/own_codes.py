@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.parts.packing import PADDING, pack, packed_bytes, read_words
 from slimtab.tables.parts.reading import sum_rows
@@ -54,6 +55,7 @@ class FrozenOwnCodes(FrozenTable):
     codes: Tensor
     codewords: Tensor
     first: Tensor
+    levels: Tensor
     wide: Tensor
     start: Tensor
     shift: Tensor
@@ -75,6 +77,7 @@ class FrozenOwnCodes(FrozenTable):
         start = starts(shape.codewords for shape in shapes)[:, None] + (level << bits)
         tables = {
             "first": 8 * starts(lengths),
+            "levels": levels.squeeze(1),
             "wide": torch.tensor([shape.bits * shape.levels for shape in shapes]),
             "start": start.masked_fill(none, len(codewords)),
             "shift": (level * bits).masked_fill(none, 0),
@@ -85,11 +88,16 @@ class FrozenOwnCodes(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        codewords = self.codewords.float()
+        if kernels.ready(self.codes, codewords, ids, slot):
+            from slimtab.kernels.residual import sum_codewords
+
+            tables = self.first, self.wide, self.levels, (self.shift, self.mask, self.start)
+            return sum_codewords(self.codes, codewords, *tables, ids, slot)
         first = self.first.index_select(0, slot).add_(ids * self.wide.index_select(0, slot))
         words = read_words(self.codes, first)[:, None]
         codes = (words >> self.shift.index_select(0, slot)).bitwise_and_(self.mask.index_select(0, slot))
-        codewords = F.pad(self.codewords.float(), (0, 0, 0, 1))
-        return sum_rows(codewords, codes.add_(self.start.index_select(0, slot)))
+        return sum_rows(F.pad(codewords, (0, 0, 0, 1)), codes.add_(self.start.index_select(0, slot)))
 
     def stats(self) -> dict[str, float]:
         """Return how many codewords are used, and how evenly."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.parts.codes import widen_codes
@@ -91,6 +92,11 @@ class FrozenProductCodes(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.packed, self.pieces, ids, slot):
+            from slimtab.kernels.product import read_product
+
+            tiers = self.full, self.own, self.hot_ids, (self.hot_first, self.cold_first), self.bits
+            return read_product(self.packed, self.pieces, *tiers, self.parts, ids, slot)
         full = self.full.index_select(0, slot) if self.any_exact else None
         # In place, for a fresh [N, parts] costs more than the arithmetic that fills it.
         numbers = torch.int32 if len(self.pieces) <= _MOST_INT32 else torch.int64

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
+
 # Only the size matters: nothing is ever computed in these types.
 _ELEMENTS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
@@ -29,6 +31,10 @@ def read_rows(matrix: Tensor, address: Tensor) -> Tensor:
     # Compilers and exporters know it by its name.
     if torch.compiler.is_compiling() or (matrix.requires_grad and torch.is_grad_enabled()):
         return F.embedding(address, matrix)
+    if matrix.is_floating_point() and kernels.ready(matrix, address):
+        from slimtab.kernels import windows as compiled
+
+        return compiled.read_rows(matrix, address)
     element = _ELEMENTS.get(matrix.shape[1] * matrix.element_size())
     if element is not None:
         # Of one dimension `index_select` takes a third of the time of `take`.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.parts.bitmap import bitmap_bytes, count_ones, pack_bitmap, pack_words, position
 
@@ -86,6 +87,11 @@ class FrozenSparse(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.values, ids, slot):
+            from slimtab.kernels.sparse import read_sparse
+
+            held = (self.words, self.ranks), self.bits, self.starts, self.values
+            return read_sparse(*held, self.offset, ids, slot, self.dim)
         place, kept = position(self.words, self.ranks, ids + self.offset.index_select(0, slot))
         present, before = self._bits(place + kept)
         # The n-th element that is there is the n-th value; those that are not read the zero in front.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimtab import kernels
 from slimtab.tables.parts.reading import translates_to_onnx
 from slimtab.tables.rows.base import Rows
 
@@ -19,6 +20,10 @@ def read_windows(values: Tensor, starts: Tensor, width: int) -> Tensor:
     if translates_to_onnx():  # where all windows would be laid out side by side
         places = starts[:, None] + torch.arange(width, device=starts.device)
         return values.index_select(0, places.flatten()).view(-1, width)
+    if kernels.ready(values, starts):
+        from slimtab.kernels import windows as compiled
+
+        return compiled.read_windows(values, starts, width)
     return F.embedding(starts, values.unfold(0, width, 1))
 
 

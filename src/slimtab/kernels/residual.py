@@ -1,0 +1,71 @@
+"""Residual codes: the codewords of a few levels, added up."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
+from slimtab.kernels.intrinsics import load_word, prefetch
+from slimtab.kernels.rows import sum_rows
+
+
+@functools.cache
+def _loop(dim: int) -> Any:
+    @kernel
+    def residual(begin, end, packed, codewords, first, wide, levels, shift, mask, start, ids, slot, out):
+        firsts = np.empty(BLOCK, dtype=np.int64)
+        starts = np.empty((1, start.shape[1]), dtype=np.int64)
+        rows = len(codewords) // dim
+        for block in range(begin, end, BLOCK):
+            count = min(BLOCK, end - block)
+            for i in range(count):
+                own = row_of(slot[block + i], len(first))
+                firsts[i] = first[own] + ids[block + i] * wide[own]
+                if wide[own]:
+                    row_of(firsts[i] >> 3, len(packed) - 7)
+                    prefetch(packed, firsts[i] >> 3)
+            for i in range(count):
+                own, place = slot[block + i], (block + i) * dim
+                word = np.uint64(0)
+                if wide[own]:
+                    word = load_word(packed, firsts[i] >> 3) >> np.uint64(firsts[i] & 7)
+                for level in range(levels[own]):
+                    code = (word >> np.uint64(shift[own, level])) & np.uint64(mask[own, level])
+                    row = row_of(start[own, level] + np.int64(code), rows)
+                    starts[0, level] = np.int64(row) * dim
+                sum_rows(codewords, starts, 0, levels[own], dim, out, place)
+
+    return residual
+
+
+def sum_codewords(
+    packed: Tensor,
+    codewords: Tensor,
+    first: Tensor,
+    wide: Tensor,
+    levels: Tensor,
+    codes: tuple[Tensor, Tensor, Tensor],
+    ids: Tensor,
+    slot: Tensor,
+) -> Tensor:
+    """Return vectors [N, dim].
+
+    Args:
+        packed: codes, uint8.
+        codewords: [M, dim] float32.
+        first: the bit at which a feature's codes begin [F] int64.
+        wide: bits of all codes of an id [F] int64.
+        levels: codes of an id, at least one [F] int64.
+        codes: shift and mask of each code, and the codeword that its code 0 names, [F, L] int64 all three.
+        ids: [N] int64.
+        slot: [N] int64.
+    """
+    dim = codewords.shape[1]
+    out = codewords.new_empty(len(ids), dim)
+    tables = first, wide, levels, *codes
+    in_parts(_loop(dim), len(ids), packed, codewords.view(-1), *tables, ids, slot, out.view(-1))
+    return out
