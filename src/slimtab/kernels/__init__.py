@@ -22,10 +22,10 @@ def installed() -> bool:
     return importlib.util.find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
 
-def ready(*tensors: Tensor) -> bool:
+def ready(*tensors: Tensor, floats: torch.dtype = torch.float32) -> bool:
     """Tell whether kernels may read ``tensors``: whole, in main memory, and no one records it.
 
-    Of floats they read those of single precision.
+    Those of floating point must be ``floats``, which a model that was cast no longer has.
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     if traced or not installed():
@@ -35,7 +35,7 @@ def ready(*tensors: Tensor) -> bool:
         type(tensor) in _PLAIN  # fake tensors, and those of other engines, have no memory to read
         and tensor.device.type == "cpu"
         and tensor.is_contiguous()
-        and (tensor.dtype == torch.float32 or not tensor.is_floating_point())
+        and (tensor.dtype == floats or not tensor.is_floating_point())
         and not (recorded and tensor.requires_grad)
         for tensor in tensors
     )

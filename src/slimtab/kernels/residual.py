@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
@@ -56,7 +57,7 @@ def sum_codewords(
 
     Args:
         packed: codes, uint8.
-        codewords: [M, dim] float32.
+        codewords: [M, dim] float16.
         first: the bit at which a feature's codes begin [F] int64.
         wide: bits of all codes of an id [F] int64.
         levels: codes of an id, at least one [F] int64.
@@ -65,7 +66,8 @@ def sum_codewords(
         slot: [N] int64.
     """
     dim = codewords.shape[1]
-    out = codewords.new_empty(len(ids), dim)
+    out = torch.empty(len(ids), dim, dtype=torch.float32)
     tables = first, wide, levels, *codes
-    in_parts(_loop(dim), len(ids), packed, codewords.view(-1), *tables, ids, slot, out.view(-1))
+    words = codewords.view(-1).view(torch.int16)
+    in_parts(_loop(dim), len(ids), packed, words, *tables, ids, slot, out.view(-1))
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from slimtab.kernels.compiling import inlined
-from slimtab.kernels.intrinsics import multiply_add
+from slimtab.kernels.intrinsics import half_at, multiply_add
 from slimtab.kernels.vectors import add4_scaled, copy4, copy4_kept, copy4_scaled, multiply4, sum4, sum16
 
 
@@ -58,7 +58,10 @@ def add_scaled(values, start, factor, width, out, place):
 
 @inlined
 def sum_rows(values, starts, row, count, width, out, place):
-    """Add up floats from each of ``starts[row, :count]`` on, where ``starts`` is [R, S] int64."""
+    """Add up floats from each of ``starts[row, :count]`` on, where ``starts`` is [R, S] int64.
+
+    ``values`` may be int16, the bits of floats in half precision.
+    """
     if width % 16 == 0:
         for column in range(0, width, 16):
             sum16(out, place + column, values, starts, row, count, column)
@@ -69,7 +72,8 @@ def sum_rows(values, starts, row, count, width, out, place):
         for column in range(width):
             total = np.float32(0)
             for number in range(count):
-                total += values[starts[row, number] + column]
+                start = starts[row, number] + column
+                total += half_at(values, start) if values.itemsize == 2 else np.float32(values[start])
             out[place + column] = total
 
 

@@ -93,20 +93,23 @@ def add4_scaled(typing, out, place, values, start, factor):
 
 
 def _sum(lanes: int) -> Any:
-    kind = ir.VectorType(ir.FloatType(), lanes)
+    kind, halves = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(ir.HalfType(), lanes)
 
     def add_up(typing, out, place, values, starts, row, count, shift):
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array = context.make_array(signature.args[3])(context, builder, args[3])
             width = cgutils.unpack_tuple(builder, array.shape)[1]
+            stored = halves if signature.args[2].dtype == types.int16 else kind
             # Kept in a register: what is stored and read again for each row waits for it every time.
             total = cgutils.alloca_once_value(builder, ir.Constant(kind, [0.0] * lanes))
             with cgutils.for_range(builder, args[5]) as loop:
                 at = builder.add(builder.mul(args[4], width), loop.index)
                 start = builder.add(builder.load(builder.gep(array.data, [at])), args[6])
                 source = address_of(context, builder, signature, [*args[:3], start], 2)
-                four = builder.load(builder.bitcast(source, kind.as_pointer()), align=4, typ=kind)
-                builder.store(builder.fadd(builder.load(total), four), total)
+                term = builder.load(builder.bitcast(source, stored.as_pointer()), align=2, typ=stored)
+                if stored is halves:
+                    term = builder.fpext(term, kind)
+                builder.store(builder.fadd(builder.load(total), term), total)
             target = builder.bitcast(address_of(context, builder, signature, args), kind.as_pointer())
             builder.store(builder.load(total), target, align=4)
             return context.get_dummy_value()
@@ -118,6 +121,7 @@ def _sum(lanes: int) -> Any:
 
 
 # Sums of so many floats of ``values``, from each of ``starts[row, :count] + shift`` on, to ``out[place:]``.
+# Floats of half precision are handed in as int16.
 sum4, sum16 = _sum(4), _sum(16)
 
 

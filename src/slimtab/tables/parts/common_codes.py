@@ -48,21 +48,20 @@ class FrozenCommonCodes(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        codewords = self.codewords.float()
-        if kernels.ready(self.codes, codewords, ids, slot):
+        if kernels.ready(self.codes, self.codewords, ids, slot, floats=torch.float16):
             from slimtab.kernels.residual import sum_codewords
 
             wide = torch.full_like(self.offset, self.bits)
             levels = torch.full_like(self.offset, len(self.levels))
             shift, mask, start = (code.repeat(len(wide), 1) for code in (self.shift, self.mask, self.start))
             tables = self.offset * wide, wide, levels, (shift, mask, start)
-            return sum_codewords(self.codes, codewords, *tables, ids, slot)
+            return sum_codewords(self.codes, self.codewords, *tables, ids, slot)
         words = unpack(self.codes, self.offset.index_select(0, slot).add_(ids), 1, self.bits)
         if self.in_bytes:
             codes = words.view(torch.uint8)[:, : len(self.start)] + self.start.int()
         else:
             codes = ((words >> self.shift) & self.mask) + self.start
-        return sum_rows(codewords, codes)
+        return sum_rows(self.codewords.float(), codes)
 
     def stats(self) -> dict[str, float]:
         """Return how many codewords are used, and how evenly."""

@@ -70,10 +70,8 @@ class FrozenIntegers(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        served = (
-            torch.float16 if self.step.dim() else torch.float32
-        )  # and no other type that a model is cast to
-        if self.step.dtype == served and kernels.ready(self.numbers, ids, slot):
+        floats = torch.float16 if self.step.dim() else torch.float32
+        if kernels.ready(self.numbers, self.step, ids, slot, floats=floats):
             from slimtab.kernels.integers import read_integers
 
             return read_integers(self.numbers, self.step, self.offset, ids, slot)

@@ -88,16 +88,17 @@ class FrozenOwnCodes(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
-        codewords = self.codewords.float()
-        if kernels.ready(self.codes, codewords, ids, slot):
+        if kernels.ready(self.codes, self.codewords, ids, slot, floats=torch.float16):
             from slimtab.kernels.residual import sum_codewords
 
             tables = self.first, self.wide, self.levels, (self.shift, self.mask, self.start)
-            return sum_codewords(self.codes, codewords, *tables, ids, slot)
+            return sum_codewords(self.codes, self.codewords, *tables, ids, slot)
         first = self.first.index_select(0, slot).add_(ids * self.wide.index_select(0, slot))
         words = read_words(self.codes, first)[:, None]
         codes = (words >> self.shift.index_select(0, slot)).bitwise_and_(self.mask.index_select(0, slot))
-        return sum_rows(F.pad(codewords, (0, 0, 0, 1)), codes.add_(self.start.index_select(0, slot)))
+        return sum_rows(
+            F.pad(self.codewords.float(), (0, 0, 0, 1)), codes.add_(self.start.index_select(0, slot))
+        )
 
     def stats(self) -> dict[str, float]:
         """Return how many codewords are used, and how evenly."""
