@@ -32,7 +32,7 @@ def _fold(x: Tensor, bits: int) -> Tensor:
 def mix64(x: Tensor) -> Tensor:
     """Scramble int64 of any shape; a bijection, so distinct inputs never meet."""
     if kernels.ready(x):
-        from slimtab.kernels import hashing as compiled  # takes half a second, and not everyone hashes
+        from slimtab.kernels import hashing as compiled  # numba takes a while, and is not always there
 
         return compiled.mix64(x)
     x = _fold(x, 30).mul_(_MULTIPLY_1)

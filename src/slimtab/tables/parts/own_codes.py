@@ -96,9 +96,8 @@ class FrozenOwnCodes(FrozenTable):
         first = self.first.index_select(0, slot).add_(ids * self.wide.index_select(0, slot))
         words = read_words(self.codes, first)[:, None]
         codes = (words >> self.shift.index_select(0, slot)).bitwise_and_(self.mask.index_select(0, slot))
-        return sum_rows(
-            F.pad(self.codewords.float(), (0, 0, 0, 1)), codes.add_(self.start.index_select(0, slot))
-        )
+        codewords = F.pad(self.codewords.float(), (0, 0, 0, 1))
+        return sum_rows(codewords, codes.add_(self.start.index_select(0, slot)))
 
     def stats(self) -> dict[str, float]:
         """Return how many codewords are used, and how evenly."""
