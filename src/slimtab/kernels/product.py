@@ -21,8 +21,8 @@ def _loop(parts: int, width: int, hot_bits: int, cold_bits: int) -> Any:
     @kernel
     def product(begin, end, packed, pieces, full, own, hot, hot_first, cold_first, ids, slot, out):
         firsts, bits = np.empty(BLOCK, dtype=np.int64), np.empty(BLOCK, dtype=np.int64)
-        rows = np.empty((BLOCK, parts), dtype=np.int64)
         each = len(pieces) // width // parts
+        filled = each >= 1 << max(hot_bits, cold_bits)  # there is a piece for whatever bits say
         for first in range(begin, end, BLOCK):
             count = min(BLOCK, end - first)
             for i in range(count):
@@ -40,23 +40,21 @@ def _loop(parts: int, width: int, hot_bits: int, cold_bits: int) -> Any:
                     row_of((start + 8 * wide * (eights - 1)) >> 3, len(packed) - 7)
                     prefetch(packed, start >> 3)
             for i in range(count):
+                place = (first + i) * parts * width
+                mask = (np.uint64(1) << np.uint64(bits[i])) - np.uint64(1)
                 if bits[i] == 0:
                     for part in range(parts):
-                        rows[i, part] = (part * each + firsts[i]) * width
-                        prefetch(pieces, rows[i, part])
+                        copy_row(pieces, (part * each + firsts[i]) * width, width, out, place + part * width)
                     continue
-                mask = (np.uint64(1) << np.uint64(bits[i])) - np.uint64(1)
                 for eight in range(eights):
                     start = firsts[i] + eight * 8 * bits[i]
                     word = load_word(packed, start >> 3) >> np.uint64(start & 7)
                     for part in range(8 * eight, min(parts, 8 * eight + 8)):
-                        code = np.int64(row_of(np.int64(word & mask), each))
-                        rows[i, part] = (part * each + code) * width
+                        piece = np.int64(word & mask)
+                        if not filled:
+                            row_of(piece, each)
+                        copy_row(pieces, (part * each + piece) * width, width, out, place + part * width)
                         word >>= np.uint64(bits[i])
-            for i in range(count):
-                place = (first + i) * parts * width
-                for part in range(parts):
-                    copy_row(pieces, rows[i, part], width, out, place + part * width)
 
     return product
 

@@ -20,7 +20,9 @@ def _loop(dim: int) -> Any:
     def residual(begin, end, packed, codewords, first, wide, levels, shift, mask, start, ids, slot, out):
         firsts = np.empty(BLOCK, dtype=np.int64)
         starts = np.empty((1, start.shape[1]), dtype=np.int64)
-        rows = len(codewords) // dim
+        for own in range(len(levels)):  # whatever the bits say is a codeword
+            for level in range(levels[own]):
+                row_of(start[own, level] + mask[own, level], len(codewords) // dim)
         for block in range(begin, end, BLOCK):
             count = min(BLOCK, end - block)
             for i in range(count):
@@ -30,15 +32,14 @@ def _loop(dim: int) -> Any:
                     row_of(firsts[i] >> 3, len(packed) - 7)
                     prefetch(packed, firsts[i] >> 3)
             for i in range(count):
-                own, place = slot[block + i], (block + i) * dim
+                own = np.uint64(slot[block + i])
                 word = np.uint64(0)
                 if wide[own]:
                     word = load_word(packed, firsts[i] >> 3) >> np.uint64(firsts[i] & 7)
                 for level in range(levels[own]):
                     code = (word >> np.uint64(shift[own, level])) & np.uint64(mask[own, level])
-                    row = row_of(start[own, level] + np.int64(code), rows)
-                    starts[0, level] = np.int64(row) * dim
-                sum_rows(codewords, starts, 0, levels[own], dim, out, place)
+                    starts[0, level] = dim * (start[own, level] + np.int64(code))
+                sum_rows(codewords, starts, 0, levels[own], dim, out, (block + i) * dim)
 
     return residual
 
