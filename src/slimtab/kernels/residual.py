@@ -32,14 +32,14 @@ def _loop(dim: int) -> Any:
                     row_of(firsts[i] >> 3, len(packed) - 7)
                     prefetch(packed, firsts[i] >> 3)
             for i in range(count):
-                own = np.uint64(slot[block + i])
+                feature = np.uint64(slot[block + i])
                 word = np.uint64(0)
-                if wide[own]:
+                if wide[feature]:
                     word = load_word(packed, firsts[i] >> 3) >> np.uint64(firsts[i] & 7)
-                for level in range(levels[own]):
-                    code = (word >> np.uint64(shift[own, level])) & np.uint64(mask[own, level])
-                    starts[0, level] = dim * (start[own, level] + np.int64(code))
-                sum_rows(codewords, starts, 0, levels[own], dim, out, (block + i) * dim)
+                for level in range(levels[feature]):
+                    code = (word >> np.uint64(shift[feature, level])) & np.uint64(mask[feature, level])
+                    starts[0, level] = dim * (start[feature, level] + np.int64(code))
+                sum_rows(codewords, starts, 0, levels[feature], dim, out, (block + i) * dim)
 
     return residual
 
