@@ -2,6 +2,7 @@
 
     python benchmarks/lookup.py                       all methods at 25 %, writes benchmarks/results/lookup.md
     python benchmarks/lookup.py --methods hash unified --rounds 1
+    NUMBA_DISABLE_JIT=1 python benchmarks/lookup.py       the same in torch's own operations
 
 A lookup is one batch of 4096 × 26 ids: the frozen table, and its projection where it has one. Where a lookup
 costs so much that slimtab makes ids distinct for it, that is done here too. `embedding` is torch's own
@@ -15,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 
 import registry
 import workload
+from slimtab import kernels
 from slimtab.collection import TableCollection
 from slimtab.serving.lookup import in_turns
 from slimtab.tables.base import FrozenTable, get_method
@@ -73,7 +76,7 @@ def lookup(table: FrozenTable, ids: torch.Tensor, keys: torch.Tensor) -> Callabl
 def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Contender]:
     """Tables built and warmed up; what fails on the way goes to ``failures``."""
     made = workload.batches(options.ids, options.batches)[0]
-    ids = torch.from_numpy(made)
+    ids = torch.from_numpy(made[:, : options.rows])
     offset = torch.tensor([0, *workload.sizes(options.ids)][:-1]).cumsum(0)
     keys = ids + offset
     weight = 0.01 * torch.randn(options.ids, DIM)
@@ -129,6 +132,10 @@ def markdown(found: list[Contender], ids: int) -> str:
     return "\n".join(lines)
 
 
+def _loops() -> str:
+    return f"numba {version('numba')}" if kernels.installed() else "no compiled loops"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -136,6 +143,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["all"], help="names, or all (default)")
     parser.add_argument("--budget", default="25%", help="for those that can reach it (default 25%%)")
     parser.add_argument("--ids", type=int, default=500_000)
+    parser.add_argument(
+        "--rows", type=int, default=workload.BATCH, help="rows of a batch (default %(default)s)"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=10, help="timed lookups per turn")
@@ -146,9 +156,9 @@ def main() -> None:
     failures: dict[str, str] = {}
     parts = [
         "# Frozen lookups\n",
-        f"{datetime.date.today()}, {os.cpu_count()} cores, torch {torch.__version__}.",
+        f"{datetime.date.today()}, {os.cpu_count()} cores, torch {torch.__version__}, {_loops()}.",
         f"`python benchmarks/{shlex.join(['lookup.py', *sys.argv[1:]])}`\n",
-        f"One lookup is {workload.BATCH} × {workload.FEATURES} ids of {options.ids:,}, width {DIM}, at",
+        f"One lookup is {options.rows} × {workload.FEATURES} ids of {options.ids:,}, width {DIM}, at",
         f"{options.budget} of the full table's bytes, or the least a method can make of them. Contenders",
         "take turns in one process; ratios are taken within a round. `embedding` is F.embedding over row",
         "numbers known beforehand, as others read a full table.\n",

@@ -83,3 +83,13 @@ def test_works_without_numba():
 def test_works_where_code_cannot_be_kept(folder):
     """A container may have no folder to write to."""
     assert look(NUMBA_CACHE_DIR=folder)[2] == look()[2]
+
+
+def test_code_is_kept_with_all_its_sources(tmp_path):
+    """Numba looks at a loop's own file alone, and its helpers stand in others."""
+    look(NUMBA_CACHE_DIR=str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    kept = {path.name for path in folder.rglob("*.nbc")}
+    assert any("chunks" in name for name in kept)
+    look(NUMBA_CACHE_DIR=str(tmp_path))
+    assert {path.name for path in tmp_path.rglob("*.nbc")} == kept

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # ids that are located, and their memory asked for, before they are read
+_HERE = Path(__file__).resolve().parent
 _LEAST = 8192  # ids for which another thread is worth waking
 
 inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(inline="always", error_model="numpy")
@@ -23,10 +27,31 @@ inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(inline=
 def kernel(loop: Callable[..., None]) -> Callable[..., None]:
     """Compile ``loop`` when it is first called, for half a second, and keep the code beside the bytecode."""
     try:
-        compiled: Callable[..., None] = numba.njit(nogil=True, cache=True, error_model="numpy")(loop)
+        with _folder_of_these_sources():
+            compiled: Callable[..., None] = numba.njit(nogil=True, cache=True, error_model="numpy")(loop)
     except RuntimeError:  # there is no folder to keep it in
         compiled = numba.njit(nogil=True, error_model="numpy")(loop)
     return compiled
+
+
+@contextmanager
+def _folder_of_these_sources() -> Iterator[None]:
+    """Let numba keep code in a folder named by all kernels' sources.
+
+    It looks at the file of a loop alone, and would go on with code that has old helpers of other files in it.
+    """
+    given = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = os.path.join(given or _HERE / "__pycache__", _digest())
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = given
+
+
+@functools.cache
+def _digest() -> str:
+    sources = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
+    return hashlib.sha256(sources).hexdigest()[:16]
 
 
 @inlined
