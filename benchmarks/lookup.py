@@ -125,8 +125,8 @@ def markdown(found: list[Contender], ids: int) -> str:
         )
         kind = "torch" if contender.name == "embedding" else get_method(contender.name).kind
         lines.append(
-            f"| {contender.name} | {kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.2f} "
-            f"| {min(times):.2f}–{max(times):.2f} | {median(ratios):.2f} "
+            f"| {contender.name} | {kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.3g} "
+            f"| {min(times):.3g}–{max(times):.3g} | {median(ratios):.2f} "
             f"| {min(ratios):.2f}–{max(ratios):.2f} | {median(plainly):.2f} |"
         )
     return "\n".join(lines)

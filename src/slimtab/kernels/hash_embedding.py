@@ -32,10 +32,10 @@ def _loop(probes: int, dim: int) -> Any:
                 prefetch(importances, starts[i, probes])
             for i in range(count):
                 place = (first + i) * dim
-                weight = importances[starts[i, probes]]
+                weight = importances[np.uint64(starts[i, probes])]
                 copy_scaled(components, starts[i, 0], weight, np.float32(0), dim, out, place)
                 for probe in range(1, probes):
-                    weight = importances[starts[i, probes] + probe]
+                    weight = importances[np.uint64(starts[i, probes] + probe)]
                     add_scaled(components, starts[i, probe], weight, dim, out, place)
 
     return hash_embedding
