@@ -29,6 +29,7 @@ from slimtab import kernels
 from slimtab.collection import TableCollection
 from slimtab.serving.lookup import in_turns
 from slimtab.tables.base import FrozenTable, get_method
+from slimtab.tables.fitted.row_steps import FrozenRowSteps, pack_rows
 from slimtab.tables.parts.distinct import distinct
 from worker import DIM
 
@@ -40,6 +41,7 @@ class Contender:
     """Something that looks ids up; ``look(i)`` takes batch i."""
 
     name: str
+    kind: str
     nbytes: int
     look: Callable[[int], torch.Tensor]
     seconds: list[float] = field(default_factory=list)
@@ -81,12 +83,15 @@ def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Co
     keys = ids + offset
     weight = 0.01 * torch.randn(options.ids, DIM)
     rows = keys.reshape(len(keys), -1)
-    found = [Contender("embedding", 4 * weight.numel(), lambda index: F.embedding(rows[index], weight))]
+    found = [
+        Contender("embedding", "torch", 4 * weight.numel(), lambda index: F.embedding(rows[index], weight))
+    ]
     counts = registry.counts(made, registry.features(options.ids))
     for method in registry.chosen(options.methods):
         try:
             table = frozen(method, options.ids, options.budget, counts)
-            contender = Contender(method, table.serve_bytes(), lookup(table, ids, keys))
+            kind, look = get_method(method).kind, lookup(table, ids, keys)
+            contender = Contender(method, kind, table.serve_bytes(), look)
             for index in range(len(ids)):
                 contender.look(index)
         except Exception as error:  # whatever a method does wrong must not hide the others
@@ -94,7 +99,16 @@ def contenders(options: argparse.Namespace, failures: dict[str, str]) -> list[Co
         else:
             found.append(contender)
         print(f"{method}: {failures.get(method, 'built')}", file=sys.stderr)
+    for bits in (2, 4, 8):
+        table = shrunk(bits, options.ids, offset)
+        found.append(Contender(f"int{bits}", "slimtab shrink", table.serve_bytes(), lookup(table, ids, keys)))
     return found
+
+
+def shrunk(bits: int, ids: int, offset: torch.Tensor) -> FrozenTable:
+    """What ``slimtab shrink --method int4`` makes of a trained table, of random numbers."""
+    codes = torch.randint(1 << bits, (ids, DIM), dtype=torch.uint8)
+    return FrozenRowSteps(bits, DIM, pack_rows(codes, bits), torch.rand(ids, 2).half(), offset)
 
 
 def measure(found: list[Contender], options: argparse.Namespace) -> list[Contender]:
@@ -123,9 +137,8 @@ def markdown(found: list[Contender], ids: int) -> str:
             [own / other for own, other in zip(contender.seconds, reference.seconds, strict=True)]
             for reference in (full, plain)
         )
-        kind = "torch" if contender.name == "embedding" else get_method(contender.name).kind
         lines.append(
-            f"| {contender.name} | {kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.3g} "
+            f"| {contender.name} | {contender.kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.3g} "
             f"| {min(times):.3g}–{max(times):.3g} | {median(ratios):.2f} "
             f"| {min(ratios):.2f}–{max(ratios):.2f} | {median(plainly):.2f} |"
         )

@@ -6,6 +6,8 @@ import torch
 from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import in_last_stage, methods
+from slimtab.tables.fitted.row_steps import FrozenRowSteps, pack_rows
+from slimtab.tables.parts.starts import starts
 from slimtab.tables.rows.plain import PlainRows
 
 FEATURES = (
@@ -91,6 +93,17 @@ def test_reads_alike_at_other_widths(method, dim, monkeypatch):
 )
 def test_reads_alike_with_options(method, options, monkeypatch):
     assert_same(frozen(method, 12, **options), *draw(500), monkeypatch)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dim", [16, 10, 3])
+def test_reads_rows_of_few_bits(bits, dim, monkeypatch):
+    """What `slimtab shrink` makes, which no method trains."""
+    ids, generator = sum(feature.num_ids for feature in FEATURES), torch.Generator().manual_seed(0)
+    codes = torch.randint(1 << bits, (ids, dim), generator=generator).byte()
+    lines = torch.randn(ids, 2, generator=generator).half()
+    offset = starts(feature.num_ids for feature in FEATURES)
+    assert_same(FrozenRowSteps(bits, dim, pack_rows(codes, bits), lines, offset), *draw(500), monkeypatch)
 
 
 @pytest.mark.parametrize("method", sorted(name for name in METHODS if methods()[name].hashes_ids))

@@ -78,16 +78,38 @@ def copy4_integers(typing, out, place, numbers, start, factor):
     return types.void(out, types.intp, numbers, types.intp, types.float32), generate
 
 
+def _codes(bits: int) -> Any:
+    packed = ir.IntType(4 * bits)
+
+    def copy4_of(typing, out, place, codes, start, factor, shift):
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source = builder.bitcast(address_of(context, builder, signature, args, 2), packed.as_pointer())
+            word = builder.load(source, align=1, typ=packed)
+            spread = _fill(builder, word if bits == 8 else builder.zext(word, _INT))
+            moved = builder.lshr(spread, ir.Constant(_FOUR, [bits * lane for lane in range(4)]))
+            four = builder.uitofp(builder.and_(moved, ir.Constant(_FOUR, [(1 << bits) - 1] * 4)), _FLOATS)
+            target = builder.bitcast(address_of(context, builder, signature, args), _FLOATS.as_pointer())
+            total = _multiply_add(builder, four, _fill(builder, args[4]), _fill(builder, args[5]))
+            builder.store(total, target, align=4)
+            return context.get_dummy_value()
+
+        kinds = out, types.intp, codes, types.intp, types.float32, types.float32
+        return types.void(*kinds), generate
+
+    return intrinsic(copy4_of)
+
+
+# Four codes of so many bits, from byte ``start`` of ``codes`` on, as floats times ``factor`` plus ``shift``.
+copy4_of2, copy4_of4, copy4_of8 = _codes(2), _codes(4), _codes(8)
+
+
 @intrinsic
 def add4_scaled(typing, out, place, values, start, factor):
     """Add four floats to those of ``out``, each times ``factor`` float32, rounded once as torch does."""
 
     def generate(builder: Any, four: Any, old: Any, factor: Any) -> Any:
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v4f32"
-        )
         terms = builder.bitcast(four, _FLOATS), _fill(builder, factor), builder.bitcast(old, _FLOATS)
-        return builder.bitcast(builder.call(fma, terms), _FOUR)
+        return builder.bitcast(_multiply_add(builder, *terms), _FOUR)
 
     return _four(generate, out, place, values, start, types.float32)
 
@@ -167,6 +189,13 @@ def _four(combine: Any, out: Any, place: Any, values: Any, start: Any, *more: An
         return context.get_dummy_value()
 
     return types.void(out, types.intp, values, types.intp, *more), generate
+
+
+def _multiply_add(builder: Any, four: Any, factors: Any, terms: Any) -> Any:
+    """Return products plus ``terms``, rounded once."""
+    kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v4f32")
+    return builder.call(function, [four, factors, terms])
 
 
 def _fill(builder: Any, value: Any) -> Any:

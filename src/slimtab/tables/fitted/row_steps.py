@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slimtab import kernels
 from slimtab.schema import Feature
 from slimtab.tables.base import FrozenTable
 from slimtab.tables.fitted.base import Code
@@ -76,6 +77,10 @@ class FrozenRowSteps(FrozenTable):
 
     def forward(self, ids: Tensor, slot: Tensor) -> Tensor:
         """Return vectors [N, dim]."""
+        if kernels.ready(self.codes, self.lines, ids, slot, floats=torch.float16):
+            from slimtab.kernels.row_steps import read_row_steps
+
+            return read_row_steps(self.codes, self.lines, self.offset, self.bits, self.dim, ids, slot)
         rows = ids + self.offset.index_select(0, slot)
         codes, lines = read_rows(self.codes, rows), read_rows(self.lines, rows).float()
         if self.bits < _BYTE:
