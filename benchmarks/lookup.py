@@ -138,8 +138,8 @@ def markdown(found: list[Contender], ids: int) -> str:
             for reference in (full, plain)
         )
         lines.append(
-            f"| {contender.name} | {contender.kind} | {contender.nbytes / (4 * DIM * ids):.1%} | {median(times):.3g} "
-            f"| {min(times):.3g}–{max(times):.3g} | {median(ratios):.2f} "
+            f"| {contender.name} | {contender.kind} | {contender.nbytes / (4 * DIM * ids):.1%} "
+            f"| {median(times):.3g} | {min(times):.3g}–{max(times):.3g} | {median(ratios):.2f} "
             f"| {min(ratios):.2f}–{max(ratios):.2f} | {median(plainly):.2f} |"
         )
     return "\n".join(lines)
