@@ -20,13 +20,12 @@ _AHEAD = 16  # windows under way at a time
 def _windows(width: int) -> Any:
     @kernel
     def windows(begin, end, values, starts, stride, out):
-        last = len(values) - width
+        places = len(values) - width + 1
         for i in range(begin, end):
             if i + _AHEAD < end:
                 prefetch(values, starts[i + _AHEAD] * stride)
             start = starts[i] * stride
-            if start < 0 or start > last:
-                raise IndexError("index out of range in a compiled lookup")
+            row_of(start, places)
             if values.itemsize == 4:
                 copy_row(values, start, width, out, i * width)
             else:
@@ -40,15 +39,14 @@ def _windows(width: int) -> Any:
 def _narrow(width: int) -> Any:
     @kernel
     def narrow(begin, end, values, first, widths, ids, slot, out):
-        last = len(values) - width
+        places = len(values) - width + 1
         for i in range(begin, end):
             if i + _AHEAD < end:
                 ahead = row_of(slot[i + _AHEAD], len(widths))
                 prefetch(values, first[ahead] + ids[i + _AHEAD] * widths[ahead])
             own = row_of(slot[i], len(widths))
             start, kept = first[own] + ids[i] * widths[own], np.int32(widths[own])
-            if start < 0 or start > last:
-                raise IndexError("index out of range in a compiled lookup")
+            row_of(start, places)
             copy_kept(values, start, kept, width, out, i * width)
 
     return narrow
