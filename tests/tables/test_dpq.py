@@ -167,7 +167,7 @@ def test_lookups_without_gradients_leave_no_trace():
 def test_pieces_move_as_rows_do():
     """They stand for rows: the network's learning rate would be too small for them."""
     table = build()
-    assert [parameter is table.codebook for parameter in table.row_like()] == [True]
+    assert [(parameter is table.codebook, factors) for parameter, factors in table.row_like()] == [(True, 1)]
 
 
 @pytest.mark.parametrize(("parts", "codes"), [(1, 4), (1, 256), (2, 256), (8, 32)])

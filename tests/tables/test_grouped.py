@@ -94,7 +94,7 @@ def define_narrow():
             return self.weight.sum()
 
         def row_like(self):
-            return [self.weight]
+            return [(self.weight, 2)]
 
         def use_counts(self, counts):
             self.counts = counts
@@ -220,7 +220,7 @@ def test_widths_stages_and_hooks_reach_each_group(registry):
     table.on_step(base.Clock(1, 2, 3))
     assert narrow.seen == [base.Clock(1, 2, 3)]
     assert torch.equal(table.penalty(), narrow.weight.sum())
-    assert table.row_like() == [narrow.weight]
+    assert table.row_like() == [(narrow.weight, 2)]
     assert table.learning_rates() == (0.5, 1.0)
     in_last_stage(table)
     assert [part.stage for part in table.tables] == ["third", "train", "train"]

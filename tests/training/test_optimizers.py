@@ -8,6 +8,8 @@ import torch
 
 from slimtab.config import OptimizerSettings
 from slimtab.errors import SlimtabError
+from slimtab.schema import Feature
+from slimtab.tables.tt import TT, TTConfig
 from slimtab.training.optimizers import Optimizers, fused_rows, train_bytes
 
 SETTINGS = OptimizerSettings(rows_lr=0.05, rows_decay=0.5, lr=0.01, weight_decay=0.1)
@@ -78,6 +80,22 @@ def test_decay_means_the_same_for_any_number_of_steps(steps_per_epoch, decay):
         rows.zero_grad()
         rows.step()
     torch.testing.assert_close(rows.values(), start * math.exp(-decay), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 100])
+def test_a_vector_that_is_a_product_shrinks_as_a_row_does(steps_per_epoch):
+    """Three cores: with the whole decay each, vectors would lose it three times over."""
+    settings = OptimizerSettings(rows_decay=2.0)
+    features = [Feature("large", 1000), Feature("small", 3)]
+    table = TT(TTConfig(rank=5), features, 12, fused_rows(settings, steps_per_epoch), 0.1)
+    ids, slot = torch.arange(3).repeat(2), torch.arange(2).repeat_interleave(3)
+    start = table(ids, slot).detach().clone()
+    optimizers = Optimizers(table, settings, steps_per_epoch)
+    for _ in range(steps_per_epoch):
+        optimizers.zero_grad()
+        (0.0 * table(ids, slot)).sum().backward()
+        optimizers.step()
+    torch.testing.assert_close(table(ids, slot), start * math.exp(-2.0), rtol=1e-3, atol=1e-7)
 
 
 def test_an_epoch_without_steps_is_one_line():

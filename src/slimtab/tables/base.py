@@ -267,10 +267,11 @@ class EmbeddingTable(nn.Module, abc.ABC):
         """
         return []
 
-    def row_like(self) -> list[nn.Parameter]:
-        """Return the parameters that stand for rows: they take the rows' learning rate and decay.
+    def row_like(self) -> list[tuple[nn.Parameter, int]]:
+        """Return the parameters that stand for rows, each with how many of them a vector is the product of.
 
-        All other parameters of the table move as the dense network does.
+        They take the rows' learning rate, and their share of the rows' decay: what nothing touches shrinks
+        as a row would. All other parameters of the table move as the dense network does.
         """
         return []
 

@@ -119,9 +119,9 @@ class Grouped(EmbeddingTable):
         penalties = [penalty for table in self._tables() if (penalty := table.penalty()) is not None]
         return torch.stack(penalties).sum() if penalties else None
 
-    def row_like(self) -> list[nn.Parameter]:
+    def row_like(self) -> list[tuple[nn.Parameter, int]]:
         """Return those of all groups."""
-        return [parameter for table in self._tables() for parameter in table.row_like()]
+        return [pair for table in self._tables() for pair in table.row_like()]
 
     def use_counts(self, counts: Tensor) -> None:
         """Give each group the counts of its features."""

@@ -9,6 +9,9 @@ Digits: with x = a + n1·b + n1·n2·c, as usual, i1 = a, i2 = (b + a) mod n2 an
 frequent ids come first; left as they are, the first n1·n2 of them, with c = 0, would share one third matrix,
 and the first n1 of those one middle matrix too. So shifted, every block of n1·n2 ids in a row is a Latin
 square: any two of them share one digit at most.
+
+Decay: a product of three loses what each of its factors loses, thrice over, and near zero it has no slope
+that would bring it back. So each core takes a third of the rows' decay, and vectors shrink as rows do.
 """
 
 from __future__ import annotations
@@ -258,9 +261,9 @@ class TT(EmbeddingTable, method="tt"):
         joined = _join_two(self.cores[0], self.cores[1], row, blocks, self.rank)
         return _join_third(pairs.expand(joined), self.cores[2], third, self.rank)
 
-    def row_like(self) -> list[nn.Parameter]:
+    def row_like(self) -> list[tuple[nn.Parameter, int]]:
         """Return the cores."""
-        return list(self.cores)
+        return [(core, 3) for core in self.cores]
 
     def freeze(self) -> FrozenTable:
         """Return cores and rows as buffers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ class Optimizers:
 
     Args:
         model: :class:`SteppedRows` step themselves; all parameters go to AdamW, those that a table says
-            are :meth:`~slimtab.tables.base.EmbeddingTable.row_like` with the rows' learning rate and decay,
-            and but for those that they hand to SGD. SGD's learning rates stay what the tables say.
+            are :meth:`~slimtab.tables.base.EmbeddingTable.row_like` with the rows' learning rate and their
+            share of the rows' decay, and but for those that they hand to SGD. SGD's learning rates stay
+            what the tables say.
         settings: learning rates and decay.
         steps_per_epoch: over which an epoch's decay is spread.
     """
@@ -50,11 +52,10 @@ class Optimizers:
             name: module for name, module in model.named_modules() if isinstance(module, SteppedRows)
         }
         tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
-        row_like = {parameter for table in tables for parameter in table.row_like()}
+        row_like = {parameter: factors for table in tables for parameter, factors in table.row_like()}
         by_sgd = {parameter: lr for table in tables for parameter, lr in table.by_sgd()}
         by_validation = {parameter: lr for table in tables for parameter, lr in table.by_validation()}
         network = [p for p in model.parameters() if not (p in row_like or p in by_sgd or p in by_validation)]
-        rule = fused_rows(settings, steps_per_epoch).optimizer
         groups: list[dict[str, Any]] = [
             {
                 "params": network,
@@ -62,16 +63,21 @@ class Optimizers:
                 "weight_decay": settings.weight_decay,
                 "rows": False,
             },
-            {
-                "params": [p for p in model.parameters() if p in row_like],
-                "lr": rule.lr,
-                "weight_decay": rule.weight_decay,
-                "rows": True,
-            },
         ]
+        for factors in sorted({*row_like.values()}):
+            share = replace(settings, rows_decay=settings.rows_decay / factors)
+            rule = fused_rows(share, steps_per_epoch).optimizer
+            groups.append(
+                {
+                    "params": [p for p in model.parameters() if row_like.get(p) == factors],
+                    "lr": rule.lr,
+                    "weight_decay": rule.weight_decay,
+                    "rows": True,
+                }
+            )
         self.dense = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         self.plain, self.on_validation = _sgd(by_sgd), _sgd(by_validation)
-        self._network_lr, self._rows_lr = settings.lr, rule.lr
+        self._network_lr, self._rows_lr = settings.lr, settings.rows_lr
         self.use(1.0)  # rows that outlive a stage must not keep the rate it ended with
 
     def zero_grad(self) -> None:

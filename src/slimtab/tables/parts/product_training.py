@@ -93,9 +93,9 @@ class ProductCodes(EmbeddingTable, abc.ABC):
         queries = torch.cat([queries for queries, _ in seen])
         return F.mse_loss(self._read(torch.cat([address for _, address in seen])), queries)
 
-    def row_like(self) -> list[nn.Parameter]:
+    def row_like(self) -> list[tuple[nn.Parameter, int]]:
         """Return the codebook."""
-        return [self.codebook]
+        return [(self.codebook, 1)]
 
     def on_step(self, clock: Clock) -> None:
         """Ten times an epoch, let the next lookup put unused pieces where there are queries."""
