@@ -26,7 +26,7 @@ def prefetch(typing, array, index):
         pointer = builder.bitcast(address_of(context, builder, signature, args), _BYTE.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _INT(0), _INT(3), _INT(1)])  # to read, into the nearest cache
+        builder.call(function, [pointer, _INT(0), _INT(2), _INT(1)])  # to read, into the second cache
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
