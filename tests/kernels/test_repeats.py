@@ -10,7 +10,8 @@ from slimtab.kernels.repeats import WINDOW, copy_repeats, find_repeats, nothing_
 @numba.njit
 def sources(ids, slot):
     """For each position the one to copy from, or −1 where the id is new."""
-    seen, new, old = nothing_seen(), np.empty(WINDOW, np.int64), np.empty((WINDOW, 2), np.int64)
+    seen = nothing_seen(len(ids))
+    new, old = np.empty(WINDOW, np.int64), np.empty((WINDOW, 2), np.int64)
     source = np.full(len(ids), -2)
     for first in range(0, len(ids), WINDOW):
         stop = min(first + WINDOW, len(ids))

@@ -24,7 +24,8 @@ def _loop(columns: int, width: int, bits: int) -> Any:
 
     @kernel
     def cce(begin, end, weight, packed, salt, offset, ids, slot, out):
-        seen, new, old = nothing_seen(), np.empty(WINDOW, np.int64), np.empty((WINDOW, 2), np.int64)
+        seen = nothing_seen(end - begin)
+        new, old = np.empty(WINDOW, np.int64), np.empty((WINDOW, 2), np.int64)
         words = np.zeros((columns, BLOCK), dtype=np.uint64)
         firsts = np.zeros(BLOCK, dtype=np.int64)
         starts = np.empty((BLOCK * columns, 2), dtype=np.int64)

@@ -13,16 +13,16 @@ from slimtab.kernels.compiling import inlined
 from slimtab.kernels.rows import copy_row
 
 WINDOW = 1024  # ids that are told apart before those that are new are read
-_PLACES = 8192
-_BITS, _TOP = np.int64(32), np.uint64(64 - 13)  # 2¹³ places
+_PLACES, _FEW = 8192, 64  # powers of two; a fill of many would take longer than a few lookups
+_BITS, _TOP = np.int64(32), np.uint64(64 - 13)
 _SLOT, _ID = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 _LOW = 0xFFFFFFFF
 
 
 @inlined
-def nothing_seen():
-    """Return a memory [places, 2] int64: an id, and its feature above the position where it stood."""
-    return np.full((_PLACES, 2), -1, dtype=np.int64)
+def nothing_seen(count):
+    """Return a memory for ``count`` positions [places, 2] int64: an id, its feature above where it stood."""
+    return np.full((_PLACES if count >= WINDOW else _FEW, 2), -1, dtype=np.int64)
 
 
 @inlined
@@ -39,8 +39,10 @@ def find_repeats(ids, slot, first, stop, seen, new, old):
         old: takes other positions, and for each the one, ahead of it, to copy from [WINDOW, 2].
     """
     fresh, again = np.int64(0), np.int64(0)
+    places = np.uint64(len(seen) - 1)
     for position in range(first, stop):
-        place = (np.uint64(ids[position]) + np.uint64(slot[position]) * _SLOT) * _ID >> _TOP
+        mixed = (np.uint64(ids[position]) + np.uint64(slot[position]) * _SLOT) * _ID
+        place = (mixed >> _TOP) & places
         note = seen[place, 1]
         # Not a branch: which ids come again cannot be foretold.
         same = (seen[place, 0] == ids[position]) & (note >> _BITS == slot[position]) & (note >= 0)
