@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
 from slimtab.kernels.hashing import mix, place_in
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch_block
 from slimtab.kernels.rows import copy_row
 
 
@@ -28,11 +28,11 @@ def _loop(cells: int, dim: int) -> Any:
             for i in range(BLOCK):
                 words[i] = np.uint64(place_in(mix(words[i]), len(starts)))
             for i in range(count):
-                prefetch(starts, np.int64(words[i]))
+                prefetch_block(starts, np.int64(words[i]))
             for i in range(count):
                 rows[i] = starts[words[i]]
                 row_of(rows[i], len(index) - cells + 1)
-                prefetch(index, rows[i])
+                prefetch_block(index, rows[i])
             for i in range(count):
                 # A key stands in one place only; the cells may reach into the next buckets.
                 row, start = hashed[first + i], np.uint64(rows[i])
@@ -40,7 +40,7 @@ def _loop(cells: int, dim: int) -> Any:
                     hot = first_hot + rows[i] + cell
                     row = hot if index[start + np.uint64(cell)] == keys[i] else row
                 rows[i] = np.int64(row_of(row, len(weight) // dim)) * dim
-                prefetch(weight, rows[i])
+                prefetch_block(weight, rows[i])
             for i in range(count):
                 copy_row(weight, rows[i], dim, out, (first + i) * dim)
 

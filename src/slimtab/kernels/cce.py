@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
 from slimtab.kernels.hashing import mix, place_in
-from slimtab.kernels.intrinsics import load_word, prefetch
+from slimtab.kernels.intrinsics import load_word, prefetch_block
 from slimtab.kernels.repeats import WINDOW, copy_repeats, find_repeats, nothing_seen
 from slimtab.kernels.rows import sum_rows
 
@@ -42,7 +42,7 @@ def _loop(columns: int, width: int, bits: int) -> Any:
                     if bits:
                         firsts[i] = (offset[own] + number) * (columns * bits)
                         row_of((firsts[i] + (columns - 1) * bits) >> 3, len(packed) - 7)
-                        prefetch(packed, firsts[i] >> 3)
+                        prefetch_block(packed, firsts[i] >> 3)
                 for column in range(columns):
                     for i in range(count):
                         words[column, i] = mix(words[column, i])
@@ -50,7 +50,7 @@ def _loop(columns: int, width: int, bits: int) -> Any:
                     for column in range(columns):
                         row = rows * (columns + column) + place_in(words[column, i], rows)
                         starts[i * columns + column, 1] = width * row
-                        prefetch(weight, width * row)
+                        prefetch_block(weight, width * row)
                 for i in range(count):
                     for column in range(columns):
                         row = rows * column
@@ -59,7 +59,7 @@ def _loop(columns: int, width: int, bits: int) -> Any:
                             word = load_word(packed, start >> 3) >> np.uint64(start & 7)
                             row += np.int64(row_of(np.int64(word & mask), rows))
                         starts[i * columns + column, 0] = width * row
-                        prefetch(weight, width * row)
+                        prefetch_block(weight, width * row)
                 for i in range(count):
                     for column in range(columns):
                         place = new[block + i] * dim + column * width

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel
 from slimtab.kernels.hashing import high_place, low_place, mix_block
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch_block
 from slimtab.kernels.rows import copy_row
 from slimtab.kernels.vectors import copy4_signed
 
@@ -36,7 +36,7 @@ def _loop(width: int, chunks: int, words: int, stride: int) -> Any:
                     starts[i, 2 * number] = low_place(mixed[number, i], places) * stride
                     starts[i, 2 * number + 1] = high_place(mixed[number, i], places) * stride
                 for chunk in range(chunks):
-                    prefetch(values, starts[i, chunk])
+                    prefetch_block(values, starts[i, chunk])
             for i in range(count):
                 place = (first + i) * dim
                 for chunk in range(chunks):

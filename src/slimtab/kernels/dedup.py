@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
-from slimtab.kernels.intrinsics import load_word, prefetch
+from slimtab.kernels.intrinsics import load_word, prefetch_block
 from slimtab.kernels.rows import copy_row
 
 
@@ -27,14 +27,14 @@ def _loop(block: int, bits: int, dim: int) -> Any:
                 firsts[i] = number * bits
                 if bits:
                     row_of(firsts[i] >> 3, len(index) - 7)
-                    prefetch(index, firsts[i] >> 3)
+                    prefetch_block(index, firsts[i] >> 3)
             for i in range(count):
                 row = ids[first + i] % block
                 if bits:
                     word = load_word(index, firsts[i] >> 3) >> np.uint64(firsts[i] & 7)
                     row += np.int64(word & mask) * block
                 rows[i] = np.int64(row_of(row, len(weight) // dim)) * dim
-                prefetch(weight, rows[i])
+                prefetch_block(weight, rows[i])
             for i in range(count):
                 copy_row(weight, rows[i], dim, out, (first + i) * dim)
 

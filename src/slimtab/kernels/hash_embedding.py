@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel
 from slimtab.kernels.hashing import mix_block, place_in
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch_block
 from slimtab.kernels.rows import add_scaled, copy_scaled
 
 
@@ -27,9 +27,9 @@ def _loop(probes: int, dim: int) -> Any:
             for i in range(count):
                 for probe in range(probes):
                     starts[i, probe] = dim * place_in(words[probe, i], component_rows)
-                    prefetch(components, starts[i, probe])
+                    prefetch_block(components, starts[i, probe])
                 starts[i, probes] = probes * place_in(words[probes, i], importance_rows)
-                prefetch(importances, starts[i, probes])
+                prefetch_block(importances, starts[i, probes])
             for i in range(count):
                 place = (first + i) * dim
                 weight = importances[np.uint64(starts[i, probes])]

@@ -18,18 +18,23 @@ def address_of(context: Any, builder: Any, signature: Any, args: Any, array: int
     return builder.gep(kind(context, builder, args[array]).data, [args[array + 1]])
 
 
-@intrinsic
-def prefetch(typing, array, index):
-    """Begin to fetch the memory at ``array[index]``; harmless wherever that is."""
+def _prefetch(cache: int) -> Any:
+    def begin(typing, array, index):
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.bitcast(address_of(context, builder, signature, args), _BYTE.as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [pointer, _INT(0), _INT(4 - cache), _INT(1)])  # to read, of data
+            return context.get_dummy_value()
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.bitcast(address_of(context, builder, signature, args), _BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _INT(0), _INT(2), _INT(1)])  # to read, into the second cache
-        return context.get_dummy_value()
+        return types.void(array, types.intp), generate
 
-    return types.void(array, types.intp), generate
+    return intrinsic(begin)
+
+
+# Begin to fetch the memory at ``array[index]``, wherever that is: into the nearest cache what is read soon,
+# into the second one a block's, which the nearest does not hold.
+prefetch, prefetch_block = _prefetch(1), _prefetch(2)
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
 from slimtab.kernels.hashing import mix_block, place_in
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch_block
 from slimtab.kernels.rows import copy_scaled
 
 
@@ -30,8 +30,8 @@ def _loop(dim: int, bias: bool) -> Any:
                 starts[i] = dim * place_in(words[0, i], rows)
                 owners[i] = each * (offset[row_of(slot[first + i], len(salt))] + ids[first + i])
                 row_of(owners[i], len(own))
-                prefetch(shared, starts[i])
-                prefetch(own, owners[i])
+                prefetch_block(shared, starts[i])
+                prefetch_block(own, owners[i])
             for i in range(count):
                 place = (first + i) * dim
                 shift = own[owners[i] + 1] if bias else np.float32(0)

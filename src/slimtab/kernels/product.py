@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
-from slimtab.kernels.intrinsics import load_word, prefetch
+from slimtab.kernels.intrinsics import load_word, prefetch_block
 from slimtab.kernels.rows import copy_row
 
 
@@ -38,7 +38,7 @@ def _loop(parts: int, width: int, hot_bits: int, cold_bits: int) -> Any:
                 bits[i], firsts[i] = wide, start if wide else 0
                 if wide:
                     row_of((start + 8 * wide * (eights - 1)) >> 3, len(packed) - 7)
-                    prefetch(packed, start >> 3)
+                    prefetch_block(packed, start >> 3)
             for i in range(count):
                 place = (first + i) * parts * width
                 mask = (np.uint64(1) << np.uint64(bits[i])) - np.uint64(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
 from slimtab.kernels.division import divide
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch_block
 from slimtab.kernels.rows import copy_row, multiply_row, sum_rows
 
 
@@ -38,7 +38,7 @@ def _loop(mode: str, parts: int, width: int) -> Any:
                     row = offset[part, own] + digit
                     starts[i, part] = np.int64(row_of(row, rows)) * width
                 for part in range(parts):
-                    prefetch(weight, starts[i, part])
+                    prefetch_block(weight, starts[i, part])
             for i in range(count):
                 place = (first + i) * dim
                 if concat:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
-from slimtab.kernels.intrinsics import load_word, prefetch
+from slimtab.kernels.intrinsics import load_word, prefetch_block
 from slimtab.kernels.rows import sum_rows
 
 
@@ -30,7 +30,7 @@ def _loop(dim: int) -> Any:
                 firsts[i] = first[own] + ids[block + i] * wide[own]
                 if wide[own]:
                     row_of(firsts[i] >> 3, len(packed) - 7)
-                    prefetch(packed, firsts[i] >> 3)
+                    prefetch_block(packed, firsts[i] >> 3)
             for i in range(count):
                 feature = np.uint64(slot[block + i])
                 word = np.uint64(0)

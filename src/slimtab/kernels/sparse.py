@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
-from slimtab.kernels.intrinsics import count_ones, prefetch
+from slimtab.kernels.intrinsics import count_ones, prefetch_block
 from slimtab.kernels.ranks import rank_of
 from slimtab.kernels.vectors import expand4
 
@@ -31,14 +31,14 @@ def _loop(dim: int, in_block: int, in_row: int) -> Any:
                 there, rank = rank_of(words, ranks, address)
                 rows[i] = there * (rank + 1)  # row 0 holds nothing
                 row_of(rows[i] // in_block, len(starts))
-                prefetch(bits, in_row * (rows[i] // in_block))
-                prefetch(starts, rows[i] // in_block)
+                prefetch_block(bits, in_row * (rows[i] // in_block))
+                prefetch_block(starts, rows[i] // in_block)
             for i in range(count):
                 block = rows[i] // in_block
                 shift = np.uint64(dim * (rows[i] - block * in_block))
                 own = bits[block * in_row]
                 before[i] = starts[block] + count_ones(own & ~(_ALL << shift)) + 1
-                prefetch(values, before[i])
+                prefetch_block(values, before[i])
             for i in range(count):
                 block, start = rows[i] // in_block, before[i]
                 shift = np.uint64(dim * (rows[i] - block * in_block))

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from slimtab.kernels.compiling import BLOCK, in_parts, kernel, row_of
-from slimtab.kernels.intrinsics import prefetch
+from slimtab.kernels.intrinsics import prefetch, prefetch_block
 from slimtab.kernels.ranks import rank_of
 from slimtab.kernels.rows import copy_kept, copy_row
 
@@ -65,7 +65,7 @@ def _kept(width: int) -> Any:
                 starts[i] = there * (base[own] + rank * widths[own])
                 columns[i] = there * widths[own]
                 row_of(starts[i], len(values) - width + 1)
-                prefetch(values, starts[i])
+                prefetch_block(values, starts[i])
             for i in range(count):
                 copy_kept(values, starts[i], columns[i], width, out, (first + i) * width)
 
